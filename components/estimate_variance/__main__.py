@@ -1,0 +1,24 @@
+"""`python -m components.estimate_variance`: see README.md beside this file."""
+
+import argparse
+from pathlib import Path
+
+from components.estimate_variance import estimate_variance
+from components.runner import command, read_params
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m components.estimate_variance", description="Measure the posterior variance that aDDIM needs."
+    )
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="parameters file")
+    parser.add_argument("--dataset", type=Path, required=True, help="folder made by prepare_data")
+    parser.add_argument("--teacher", type=Path, required=True, help="folder made by train_teacher")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write the table to")
+    args = parser.parse_args(argv)
+    estimate_variance(read_params(args.params), args.dataset, args.teacher, args.out)
+
+
+if __name__ == "__main__":
+    main()

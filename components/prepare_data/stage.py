@@ -1,0 +1,12 @@
+"""The stage as a function."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def prepare_data(params: Mapping[str, Any], out: Path) -> None:
+    """Write the data set that the `data` section `params` of the parameters describes to the folder `out`."""
+    from mcm.data.prepare import DataConfig, prepare
+
+    prepare(DataConfig.parse(params, "data"), out)

@@ -1,0 +1,113 @@
+"""What both training stages do around `mcm.training`: batches in, one denoiser artifact out, state kept beside."""
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from components.runner import fingerprint, work_folder
+from mcm.config import Config
+from mcm.data.arrays import ImageSet
+from mcm.data.stream import TrainingStream, loader
+from mcm.denoiser import Denoiser
+from mcm.methods.interface import Batch, Draws, Method
+from mcm.model import save_denoiser
+from mcm.networks.uvit import UViTConfig
+from mcm.samplers import SamplerConfig, generate
+from mcm.schedules import CosineSchedule
+from mcm.training.checkpoint import CheckpointFolder
+from mcm.training.config import TrainingConfig
+from mcm.training.distributed import Processes
+from mcm.training.loop import train
+
+PREVIEW_IMAGES, PREVIEW_COLUMNS = 16, 4
+
+
+class NetworkConfig(Config):
+    """Which network; its resolution, channels and classes are the data set's."""
+
+    preset: str
+    dropout: float | None = None  # None keeps the preset's
+
+
+class ScheduleConfig(Config):
+    """Noise resolutions of the interpolated cosine schedule; None is the images' own resolution."""
+
+    noise_low: int | None = None
+    noise_high: int | None = None
+
+    def schedule(self, resolution: int) -> CosineSchedule:
+        return CosineSchedule(resolution, self.noise_low or resolution, self.noise_high or resolution)
+
+
+def fit(
+    name: str,
+    denoiser: Denoiser,
+    method: Method,
+    images: ImageSet,
+    network: UViTConfig,
+    schedule: CosineSchedule,
+    config: TrainingConfig,
+    identity: Mapping[str, Any],
+    sampler_steps: int,
+    out: Path,
+    work: Path,
+    processes: Processes,
+) -> None:
+    """Train and publish. `identity` (parameters, input hashes) is what the artifact's bytes are a function of."""
+    folder = work_folder(work, name, identity)
+    checkpoints = CheckpointFolder(folder / "checkpoints", fingerprint(identity), config.keep_checkpoints)
+    stream = TrainingStream(
+        images,
+        config.batch_size,
+        config.seed,
+        config.mirror,
+        rank=processes.rank,
+        world_size=processes.world_size,
+    )
+
+    def batches(start: int, stop: int) -> Iterable[tuple[Batch, Draws]]:
+        return loader(stream, start, stop, config.workers)
+
+    trained = train(
+        name,
+        denoiser,
+        method,
+        batches,
+        config,
+        checkpoints,
+        processes,
+        logs=folder / "logs",
+        preview=preview(network, schedule, sampler_steps, config.seed),
+    )
+    if processes.leads:
+        save_denoiser(out, trained, network, schedule, identity)
+        checkpoints.clear()
+    processes.barrier()
+
+
+def preview(network: UViTConfig, schedule: CosineSchedule, steps: int, seed: int) -> Callable[[nn.Module], np.ndarray]:
+    """Samples of a fixed seed as one uint8 grid `[H, W, C]`, for TensorBoard."""
+    shape = (network.image_channels, network.resolution, network.resolution)
+    sampler = SamplerConfig(name="ddim", steps=steps)
+
+    def make(model: nn.Module) -> np.ndarray:
+        device = next(model.parameters()).device
+        batches = generate(
+            model, sampler, schedule, seed, PREVIEW_IMAGES, shape, network.num_classes, PREVIEW_IMAGES, device
+        )
+        pictures = np.concatenate(list(batches))
+        rows = pictures.reshape(-1, PREVIEW_COLUMNS, *pictures.shape[1:])
+        return np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
+
+    return make
+
+
+def seeded(seed: int, build: Callable[[], Denoiser]) -> Denoiser:
+    """Build a network whose initial weights depend on the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build()

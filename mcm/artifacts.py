@@ -1,0 +1,108 @@
+"""Artifacts are folders that are whole under their final name and carry what they are in `config.json`.
+
+The bytes of an artifact are a function of its inputs, parameters and seed. Its identity is the md5 that DVC gives the
+same folder, so that `dvc.lock`, pipeline metadata and lineage records name it alike.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mcm.errors import UserError
+
+CONFIG = "config.json"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON by atomic rename, keys in the given order."""
+    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    with atomic_file(path) as temporary:
+        temporary.write_text(text)
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """A temporary sibling to write to, renamed to `path` when the block ends well and removed when it does not."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        _sync(temporary)
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A temporary sibling folder, renamed to `path` when the block ends well; what was there before goes only then."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                _sync(file)
+        temporary.chmod(0o755)
+        if path.exists():
+            retired = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+            path.replace(retired / path.name)
+            temporary.replace(path)
+            shutil.rmtree(retired)
+        else:
+            temporary.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _sync(file: Path) -> None:
+    with open(file, "rb") as opened:
+        os.fsync(opened.fileno())
+
+
+def write_config(folder: Path, kind: str, version: int, values: Mapping[str, Any]) -> None:
+    """Name the artifact's kind and format version and keep its resolved parameters, in `config.json`."""
+    write_json(Path(folder) / CONFIG, {"kind": kind, "version": version, **values})
+
+
+def read_config(folder: Path, kind: str, version: int) -> dict[str, Any]:
+    """The `config.json` of an artifact of this kind and version."""
+    path = Path(folder) / CONFIG
+    try:
+        config = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{folder}: no {CONFIG} here, so this is not a {kind}; make it first or name another") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not readable as JSON ({error}); make this {kind} again") from None
+    if config.get("kind") != kind:
+        raise UserError(f"{folder}: this is a {config.get('kind')}, and a {kind} is needed; name another folder")
+    if config.get("version") != version:
+        raise UserError(
+            f"{folder}: format version {config.get('version')} of {kind}, and this program reads {version}; make it again"
+        )
+    return config
+
+
+def file_md5(path: Path) -> str:
+    """md5 of a file's bytes, as DVC computes it."""
+    with open(path, "rb") as opened:
+        return hashlib.file_digest(opened, "md5").hexdigest()
+
+
+def folder_md5(folder: Path) -> str:
+    """md5 of a folder as DVC computes it: over the sorted JSON list of its files' md5 and relative path."""
+    folder = Path(folder)
+    files = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    entries = [{"md5": file_md5(folder / name), "relpath": name} for name in files]
+    return hashlib.md5(json.dumps(entries, sort_keys=True).encode()).hexdigest() + ".dir"

@@ -1,0 +1,109 @@
+"""Multistep consistency training (CT) and distillation (CD): Algorithm 1 of the paper."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mcm.denoiser import Predictor, guided
+from mcm.methods.interface import Batch, Draws, Loss, uniform_integer
+from mcm.methods.losses import DISTANCES
+from mcm.schedules import NoiseLevel
+from mcm.steps import addim, ddim, inv_ddim, noise, norm_sq, per_image
+
+
+@dataclass(frozen=True)
+class TeacherSteps:
+    """`N_teacher(i)`: log-linear from `first` to `last` over `iterations`, then constant (App. A.1)."""
+
+    first: int = 64
+    last: int = 1280
+    iterations: int = 100_000
+
+    def __call__(self, iteration: int) -> float:
+        progress = min(max(iteration / self.iterations, 0.0), 1.0) if self.iterations else 1.0
+        return math.exp(math.log(self.first) + progress * (math.log(self.last) - math.log(self.first)))
+
+
+@dataclass(frozen=True)
+class Times:
+    """Times of a batch on the integer grid k / T: `t = t_index / T`, `s = t - 1/T`, `t_step = step_index / T`."""
+
+    t_index: Tensor  # [B] int64
+    step_index: Tensor  # [B] int64
+    total: int  # T
+
+    @property
+    def at_step(self) -> Tensor:
+        """`s == t_step`, compared as integers, bool `[B]`."""
+        return self.t_index - 1 == self.step_index
+
+
+def segments(student_steps: int, teacher_steps: float) -> int:
+    """`N_seg = round(N_teacher / S)`, at least 1."""
+    return max(1, round(teacher_steps / student_steps))
+
+
+def draw_times(draws: Draws, student_steps: int, teacher_steps: float) -> Times:
+    """Alg. 1: `step ~ U{0..S-1}`, `n_rel ~ U{1..N_seg}`, `t = step/S + n_rel/T`."""
+    per_segment = segments(student_steps, teacher_steps)
+    step_index = uniform_integer(draws.segment, student_steps) * per_segment
+    n_rel = 1 + uniform_integer(draws.time, per_segment)
+    return Times(step_index + n_rel, step_index, student_steps * per_segment)
+
+
+@dataclass(frozen=True)
+class Consistency:
+    """Algorithm 1. With a `teacher` it is distillation (CD), without one it is training (CT).
+
+    `guidance` applies to the teacher; x_var is always taken from its conditional prediction. `synchronized_dropout`
+    gives both evaluations of the student the same mask; it is off only to show what it does.
+    """
+
+    schedule: Callable[[Tensor], NoiseLevel]
+    student_steps: int
+    teacher_steps: TeacherSteps
+    teacher: Predictor | None = None
+    guidance: float = 0.0
+    null_label: int = 0
+    x_var_frac: float = 0.75
+    distance: str = "pseudo_huber"
+    huber_epsilon: float = 1e-4
+    synchronized_dropout: bool = True
+
+    def teach(self, batch: Batch, z_t: Tensor, t: NoiseLevel, s: NoiseLevel) -> Tensor:
+        """Alg. 1, the teacher's step: `z_s = aDDIM_{t->s}(x_teacher, z_t, x_var)`, without graph."""
+        if self.teacher is None:
+            return ddim(batch.images, z_t, t, s)  # x_var = ||x - x||^2 = 0
+        with torch.no_grad():
+            x_cond = x_teacher = self.teacher(z_t, t, batch.labels)
+            if self.guidance:
+                x_teacher = guided(self.teacher, self.guidance, self.null_label)(z_t, t, batch.labels)
+            x_var = self.x_var_frac * norm_sq(x_cond - batch.images) / x_cond[0].numel()
+            return addim(x_teacher, z_t, t, s, x_var)
+
+    def loss(self, student: Predictor, batch: Batch, draws: Draws, iteration: int) -> Loss:
+        times = draw_times(draws, self.student_steps, self.teacher_steps(iteration))
+        t, s, t_step = (
+            self.schedule(index.double() / times.total)
+            for index in (times.t_index, times.t_index - 1, times.step_index)
+        )
+        z_t = noise(batch.images, draws.eps, t)
+        z_s = self.teach(batch, z_t, t, s)
+        reference_seeds = draws.dropout_seeds if self.synchronized_dropout else draws.dropout_seeds + 1
+        with torch.no_grad():
+            x_ref = student(z_s, s, batch.labels, reference_seeds)
+        x_hat = student(z_t, t, batch.labels, draws.dropout_seeds)
+        # Where s == t_step the reference is z_s itself (Eq. 8), whatever the student says there.
+        z_ref = torch.where(per_image(times.at_step, z_s).bool(), z_s, _ddim_or_same(x_ref, z_s, s, t_step))
+        x_diff = inv_ddim(z_ref, z_t, t, t_step) - x_hat
+        loss = DISTANCES[self.distance](x_diff, t, self.huber_epsilon)
+        return Loss(loss, {"teacher_steps": torch.tensor(float(times.total))})
+
+
+def _ddim_or_same(x_ref: Tensor, z_s: Tensor, s: NoiseLevel, t_step: NoiseLevel) -> Tensor:
+    """DDIM s -> t_step, finite (and unused) at s = 0, where sigma_s = 0 has no ratio."""
+    safe = NoiseLevel(s.alpha, torch.where(s.sigma > 0, s.sigma, 1.0), s.logsnr)
+    return ddim(x_ref, z_s, safe, t_step)

@@ -1,0 +1,59 @@
+"""What every training method is to the loop: a loss per image, from a student, a batch and its draws.
+
+Methods differ in where the target comes from. The loop, EMA, checkpoints and logging never know which one runs.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from mcm.denoiser import Predictor
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The random draws of one training step, each keyed by (seed, iteration, position in the global batch)."""
+
+    eps: Tensor  # [B, C, H, W] standard normal
+    segment: Tensor  # [B] float64 uniform: which student step
+    time: Tensor  # [B] float64 uniform: where inside it
+    label: Tensor  # [B] float64 uniform: label dropout
+    dropout_seeds: Tensor  # [B] int64
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Clean images float32 `[B, C, H, W]` in [-1, 1] and labels int64 `[B]` (None where unconditional)."""
+
+    images: Tensor
+    labels: Tensor | None
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Loss per image `[B]`, to be averaged, and scalars for the log (0-d tensors, not synchronised)."""
+
+    per_image: Tensor
+    logs: dict[str, Tensor]
+
+
+class Method(Protocol):
+    """A training method. `student` maps (z_t, t, labels, dropout_seeds) to x_hat."""
+
+    def loss(self, student: Predictor, batch: Batch, draws: Draws, iteration: int) -> Loss:
+        """The loss of one (micro-)batch at training iteration `iteration`, counted from 0."""
+        ...
+
+
+def uniform_integer(u: Tensor, count: int) -> Tensor:
+    """A uniform draw in [0, 1) `[B]` as a uniform integer in {0, ..., count - 1}, int64 `[B]`."""
+    return (u * count).long().clamp(max=count - 1)
+
+
+def drop_labels(labels: Tensor | None, u: Tensor, rate: float, null_label: int) -> Tensor | None:
+    """Label dropout for classifier-free guidance: the null label with probability `rate`."""
+    if labels is None or rate == 0.0:
+        return labels
+    return torch.where(u < rate, null_label, labels)

@@ -1,0 +1,102 @@
+"""Denoisers on disk: an artifact with `config.json`, raw weights and EMAs, all safetensors."""
+
+import csv
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mcm.artifacts import atomic_folder, read_config, write_config
+from mcm.config import suggest
+from mcm.denoiser import Denoiser
+from mcm.errors import UserError
+from mcm.networks.mlp import MLPConfig
+from mcm.networks.presets import build, from_json, to_json
+from mcm.networks.uvit import UViTConfig
+from mcm.schedules import CosineSchedule
+from mcm.training.loop import Trained
+
+KIND, VERSION = "denoiser", 1
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A denoiser read from disk, with what is needed to sample it."""
+
+    denoiser: Denoiser
+    schedule: CosineSchedule
+    config: dict[str, Any]  # its config.json
+    ema: str  # which weights: "ema_0.999" or "weights"
+    num_classes: int  # 0 is unconditional; the null label of guidance is num_classes
+    shape: tuple[int, ...]  # (C, H, W)
+
+
+def save_denoiser(
+    folder: Path,
+    trained: Trained,
+    network: UViTConfig | MLPConfig,
+    schedule: CosineSchedule,
+    values: Mapping[str, Any],
+) -> None:
+    """Write the artifact: `values` (method, student_steps, parameters, input hashes) go to its config.json."""
+    with atomic_folder(folder) as temporary:
+        emas = list(trained.emas)
+        for name, tensors in {**trained.emas, "weights": trained.weights}.items():
+            save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, temporary / f"{name}.safetensors")
+        with open(temporary / "loss.csv", "w", newline="") as opened:
+            writer = csv.DictWriter(opened, list(trained.history[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(trained.history)
+        write_config(
+            temporary,
+            KIND,
+            VERSION,
+            {"network": to_json(network), "schedule": asdict(schedule), "emas": emas, **values},
+        )
+
+
+def load_denoiser(folder: Path, ema: str | None = None, device: torch.device | str = "cpu", bf16: bool = False) -> Loaded:
+    """Read a teacher or student for evaluation. `ema` is one of its EMAs or "weights"; None is its first EMA."""
+    folder = Path(folder)
+    config = read_config(folder, KIND, VERSION)
+    known = [*config["emas"], "weights"]
+    ema = ema or known[0]
+    if ema not in known:
+        raise UserError(f"{folder}: no weights called '{ema}' in it; {suggest(ema, known)}")
+    network = from_json(config["network"])
+    denoiser = Denoiser(build(network), bf16)
+    load_weights(denoiser, folder / f"{ema}.safetensors")
+    shape = (
+        (network.image_channels, network.resolution, network.resolution)
+        if isinstance(network, UViTConfig)
+        else (network.dimensions,)
+    )
+    denoiser.to(device).eval().requires_grad_(False)
+    return Loaded(denoiser, CosineSchedule(**config["schedule"]), config, ema, network.num_classes, shape)
+
+
+def load_weights(denoiser: Denoiser, path: Path) -> None:
+    """Copy weights from a safetensors file into a denoiser of the same shape."""
+    try:
+        tensors = load_file(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; train the model again or name another folder") from None
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: truncated or not safetensors ({error}); copy or train it again") from None
+    wanted: dict[str, Tensor] = dict(denoiser.named_parameters())
+    for name in sorted(set(wanted) | set(tensors)):
+        have = tuple(tensors[name].shape) if name in tensors else None
+        need = tuple(wanted[name].shape) if name in wanted else None
+        if have != need:
+            raise UserError(
+                f"{path}: '{name}' has shape {have} and the network needs {need}; "
+                "use a checkpoint of this network, or the network preset that made the checkpoint"
+            )
+    with torch.no_grad():
+        for name, value in wanted.items():
+            value.copy_(tensors[name])

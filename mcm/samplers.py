@@ -1,0 +1,228 @@
+"""Samplers: loops over the steps of `mcm.steps`, for any predictor, and images that are seeded one by one.
+
+Image k of a seed starts from the same noise in every sampler, and is the same image whatever the batch size: its noise
+comes from a counter-based generator keyed by the seed, with (image, step) in its counter.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from mcm.config import Config, suggest
+from mcm.data.arrays import to_uint8
+from mcm.data.stream import generator
+from mcm.denoiser import Predictor, guided
+from mcm.errors import UserError
+from mcm.schedules import CosineSchedule, NoiseLevel, karras_grid, uniform_grid
+from mcm.steps import addim, ddim, ddpm, heun, noise_ddim
+
+INITIAL, STEP = 3, 4  # streams of a seed, beside DRAWS and ORDER of mcm.data.stream
+
+
+@dataclass(frozen=True)
+class StepInputs:
+    """What a sampler's step t -> s may use beside z_t and the levels; B images, all at the same level."""
+
+    predict: Callable[[Tensor, NoiseLevel], Tensor]  # x_hat: labels bound, guided, clipped
+    x_var: Callable[[NoiseLevel], Tensor]  # posterior variance per dimension, float64 [B]
+    draw: Callable[[], Tensor]  # this step's standard normal draw, like z_t
+    last: bool  # s = 0
+
+
+def _ddim(z_t: Tensor, t: NoiseLevel, s: NoiseLevel, at: StepInputs) -> Tensor:
+    return ddim(at.predict(z_t, t), z_t, t, s)
+
+
+def _addim(z_t: Tensor, t: NoiseLevel, s: NoiseLevel, at: StepInputs) -> Tensor:
+    return addim(at.predict(z_t, t), z_t, t, s, at.x_var(t))
+
+
+def _ddpm(z_t: Tensor, t: NoiseLevel, s: NoiseLevel, at: StepInputs) -> Tensor:
+    return ddpm(at.predict(z_t, t), z_t, t, s, at.draw())
+
+
+def _noise_ddim(z_t: Tensor, t: NoiseLevel, s: NoiseLevel, at: StepInputs) -> Tensor:
+    return noise_ddim(at.predict(z_t, t), z_t, t, s, at.x_var(t), at.draw())
+
+
+def _heun(z_t: Tensor, t: NoiseLevel, s: NoiseLevel, at: StepInputs) -> Tensor:
+    x_hat = at.predict(z_t, t)
+    euler = ddim(x_hat, z_t, t, s)
+    return euler if at.last else heun(x_hat, at.predict(euler, s), z_t, t, s)
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A row of the table: the step, how often N steps evaluate the predictor, and whether x_var is read."""
+
+    step: Callable[[Tensor, NoiseLevel, NoiseLevel, StepInputs], Tensor]
+    evaluations: Callable[[int], int] = lambda steps: steps
+    reads_x_var: bool = False
+
+
+SAMPLERS: dict[str, Sampler] = {
+    "ddim": Sampler(_ddim),  # Eq. 4, Alg. 2
+    "addim": Sampler(_addim, reads_x_var=True),  # Eq. 14, Alg. 3
+    "ddpm": Sampler(_ddpm),  # ancestral, Eq. 1
+    "noise_ddim": Sampler(_noise_ddim, reads_x_var=True),  # App. A.4
+    "heun": Sampler(_heun, evaluations=lambda steps: 2 * steps - 1),  # Karras et al. 2022, Alg. 1
+}
+
+
+class SamplerConfig(Config):
+    """One way to sample. Images have `clip`: x_hat is held to [-1, 1]; data without such a range must not."""
+
+    name: str = "ddim"
+    steps: int = Field(ge=1)
+    grid: Literal["uniform", "karras"] = "uniform"
+    guidance: float = 0.0
+    x_var: Literal["analytic", "table"] = "analytic"
+    clip: bool = True
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in SAMPLERS:
+            raise ValueError(f"no such sampler; {suggest(name, list(SAMPLERS))}")
+        return name
+
+    @property
+    def nfe(self) -> int:
+        """Evaluations of f an image; with guidance each of them runs the network twice."""
+        return SAMPLERS[self.name].evaluations(self.steps)
+
+    @property
+    def needs_table(self) -> bool:
+        """Whether a measured x_var is read."""
+        return SAMPLERS[self.name].reads_x_var and self.x_var == "table"
+
+    @property
+    def row(self) -> str:
+        """`<sampler>-<nfe>`, then what is uncommon about it: the name of its row in a table of results."""
+        parts = [self.name, str(self.nfe)]
+        if self.grid != "uniform":
+            parts.append(self.grid)
+        if self.guidance:
+            parts.append(f"guidance{self.guidance:g}")
+        if SAMPLERS[self.name].reads_x_var and self.x_var == "analytic":
+            parts.append("analytic")
+        if not self.clip:
+            parts.append("unclipped")
+        return "-".join(parts)
+
+    def levels(self, schedule: CosineSchedule) -> NoiseLevel:
+        """The `steps + 1` noise levels from noise to data, float64."""
+        grid = uniform_grid(schedule) if self.grid == "uniform" else karras_grid()
+        return grid(self.steps)
+
+
+def sample(
+    f: Predictor,
+    z_1: Tensor,
+    levels: NoiseLevel,
+    sampler: SamplerConfig,
+    labels: Tensor | None = None,
+    null_label: int = 0,
+    x_var: Callable[[NoiseLevel], Tensor] | None = None,
+    draw: Callable[[int], Tensor] | None = None,
+) -> Tensor:
+    """N steps of `sampler` over `levels` `[N + 1]`, from noise z_1 `[B, ...]` to samples of its shape and dtype.
+
+    `labels` int64 `[B]`, or None where unconditional; `x_var` and `draw(step)` (standard normal, like z_1) are needed
+    by the samplers that read them. x_var belongs to the conditional prediction, with guidance too.
+    Raises UserError where guidance has no labels or something needed is missing.
+    """
+    if sampler.guidance and labels is None:
+        raise UserError(f"sampler {sampler.row}: guidance needs a model with classes; set guidance to 0")
+    predictor = guided(f, sampler.guidance, null_label)
+
+    def predict(z_t: Tensor, t: NoiseLevel) -> Tensor:
+        x_hat = predictor(z_t, t, labels)
+        return x_hat.clamp(-1, 1) if sampler.clip else x_hat
+
+    def missing(*_: object) -> Tensor:
+        raise UserError(f"sampler {sampler.row}: it reads x_var or draws noise, and none was given; give it or use ddim")
+
+    step = SAMPLERS[sampler.name].step
+    steps = len(levels.alpha) - 1
+    levels = NoiseLevel(*(value.to(z_1.device) for value in levels))
+    at = [NoiseLevel(*(value[i].expand(len(z_1)) for value in levels)) for i in range(steps + 1)]
+    z = z_1
+    for i in range(steps):
+        draw_step = missing if draw is None else lambda i=i: draw(i)
+        z = step(z, at[i], at[i + 1], StepInputs(predict, x_var or missing, draw_step, last=i == steps - 1))
+    return z
+
+
+def _normal(seed: int, stream: int, step: int, indices: Sequence[int], shape: Sequence[int]) -> Tensor:
+    draws = np.empty((len(indices), *shape), dtype=np.float32)
+    for row, index in enumerate(indices):
+        draws[row] = generator(seed, stream, index, step).standard_normal(tuple(shape), dtype=np.float32)
+    return torch.from_numpy(draws)
+
+
+def initial_noise(seed: int, indices: Sequence[int], shape: Sequence[int]) -> Tensor:
+    """z_1 of images `indices`, standard normal float32 `[len(indices), *shape]`: a function of (seed, index) alone."""
+    return _normal(seed, INITIAL, 0, indices, shape)
+
+
+def step_noise(seed: int, indices: Sequence[int], step: int, shape: Sequence[int]) -> Tensor:
+    """The draw of sampler step `step` for images `indices`: a function of (seed, index, step) alone."""
+    return _normal(seed, STEP, step, indices, shape)
+
+
+def labels_for(indices: Sequence[int], num_classes: int) -> Tensor | None:
+    """The classes in turn, `k mod num_classes`, int64 `[len(indices)]`; None where unconditional."""
+    return torch.as_tensor(indices, dtype=torch.int64) % num_classes if num_classes else None
+
+
+def generate(
+    f: Predictor,
+    sampler: SamplerConfig,
+    schedule: CosineSchedule,
+    seed: int,
+    count: int,
+    shape: Sequence[int],
+    num_classes: int,
+    batch_size: int,
+    device: torch.device | str = "cpu",
+    x_var: Callable[[NoiseLevel], Tensor] | None = None,
+) -> Iterator[np.ndarray]:
+    """Images 0 to `count - 1` of `seed` in order, uint8 `[B, H, W, C]` in batches of `batch_size`, the last one shorter.
+
+    `shape` is (C, H, W), `num_classes` 0 is unconditional, the null label is `num_classes`. Sampler arithmetic is
+    float32; the predictor chooses its own. Raises UserError at an image that is not finite.
+    """
+    levels = sampler.levels(schedule)
+    for start in range(0, count, batch_size):
+        indices = range(start, min(start + batch_size, count))
+
+        def draw(step: int, indices: range = indices) -> Tensor:
+            return step_noise(seed, indices, step, shape).to(device)
+
+        labels = labels_for(indices, num_classes)
+        with torch.inference_mode():
+            x = sample(
+                f,
+                initial_noise(seed, indices, shape).to(device),
+                levels,
+                sampler,
+                None if labels is None else labels.to(device),
+                num_classes,
+                x_var,
+                draw,
+            )
+            finite = x.flatten(1).isfinite().all(dim=1).tolist()
+            if not all(finite):
+                broken = start + finite.index(False)
+                raise UserError(
+                    f"sampler {sampler.row}, seed {seed}: image {broken} is not finite; "
+                    "use float32 precision, or train the model again with a lower learning rate"
+                )
+            pixels = to_uint8(x)
+        yield pixels

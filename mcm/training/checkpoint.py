@@ -1,0 +1,83 @@
+"""Training state on disk: safetensors and JSON, whole under its final name, the last k kept.
+
+A checkpoint holds weights, EMAs, the optimizer's moments and the iteration. Data order, noise and dropout masks are
+functions of (seed, iteration, image), so the iteration is the position of schedule, data and random state at once.
+"""
+
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mcm.artifacts import atomic_folder, write_json
+
+TENSORS, STATE = "tensors.safetensors", "state.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything that a run needs to go on as if it had never stopped."""
+
+    iteration: int  # optimizer steps done
+    tensors: dict[str, Tensor]
+    history: list[dict[str, float]]  # rows of the loss curve so far
+
+
+class CheckpointFolder:
+    """The checkpoints of one run. `fingerprint` says which run: configuration and inputs, hashed."""
+
+    def __init__(self, folder: Path, fingerprint: str, keep: int):
+        self.folder = Path(folder)
+        self.fingerprint = fingerprint
+        self.keep = keep
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write one checkpoint and drop all but the newest `keep`."""
+        with atomic_folder(self.folder / f"checkpoint-{checkpoint.iteration:08d}") as temporary:
+            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
+            save_file(tensors, temporary / TENSORS)
+            state: dict[str, Any] = {
+                "fingerprint": self.fingerprint,
+                "iteration": checkpoint.iteration,
+                "sha256": _sha256(temporary / TENSORS),
+                "history": checkpoint.history,
+            }
+            write_json(temporary / STATE, state)
+        for old in self._folders()[: -self.keep]:
+            shutil.rmtree(old)
+
+    def newest(self) -> Checkpoint | None:
+        """The newest whole checkpoint of this run; broken ones are passed over. None where there is none."""
+        for folder in reversed(self._folders()):
+            checkpoint = self._load(folder)
+            if checkpoint is not None:
+                return checkpoint
+        return None
+
+    def clear(self) -> None:
+        """Remove every checkpoint, and what a killed process left half-written."""
+        for folder in [*self._folders(), *self.folder.glob(".checkpoint-*")]:
+            shutil.rmtree(folder)
+
+    def _folders(self) -> list[Path]:
+        return sorted(self.folder.glob("checkpoint-*"))
+
+    def _load(self, folder: Path) -> Checkpoint | None:
+        try:
+            state = json.loads((folder / STATE).read_text())
+            if state["fingerprint"] != self.fingerprint or state["sha256"] != _sha256(folder / TENSORS):
+                return None
+            return Checkpoint(state["iteration"], load_file(folder / TENSORS), state["history"])
+        except (OSError, ValueError, KeyError, SafetensorError):
+            return None
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
