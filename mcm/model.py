@@ -68,7 +68,7 @@ def load_denoiser(folder: Path, ema: str | None = None, device: torch.device | s
     ema = ema or known[0]
     if ema not in known:
         raise UserError(f"{folder}: no weights called '{ema}' in it; {suggest(ema, known)}")
-    network = from_json(config["network"])
+    network = from_json(config["network"], f"{folder}/config.json")
     denoiser = Denoiser(build(network), bf16)
     load_weights(denoiser, folder / f"{ema}.safetensors")
     shape = (

@@ -1,5 +1,1 @@
-"""Stage estimate_variance, callable as a function."""
-
-from components.estimate_variance.stage import estimate_variance
-
-__all__ = ["estimate_variance"]
+"""Stage estimate_variance: the function is `components.estimate_variance.stage.estimate_variance`."""

@@ -3,7 +3,6 @@
 import argparse
 from pathlib import Path
 
-from components.estimate_variance import estimate_variance
 from components.runner import command, read_params
 
 
@@ -17,6 +16,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--teacher", type=Path, required=True, help="folder made by train_teacher")
     parser.add_argument("--out", type=Path, required=True, help="folder to write the table to")
     args = parser.parse_args(argv)
+    from components.estimate_variance.stage import estimate_variance  # late: --help answers without torch
+
     estimate_variance(read_params(args.params), args.dataset, args.teacher, args.out)
 
 

@@ -1,5 +1,1 @@
-"""The program behind `mcm sample`: pictures from a teacher or a student."""
-
-from components.sample.stage import sample_pictures
-
-__all__ = ["sample_pictures"]
+"""The program behind `mcm sample`: the function is `components.sample.stage.sample_pictures`."""

@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--bf16", action="store_true", help="run the network in bf16")
     args = parser.parse_args(argv)
 
-    from components.sample import sample_pictures
+    from components.sample.stage import sample_pictures
     from mcm.model import KIND, VERSION, read_config
     from mcm.samplers import SamplerConfig
 

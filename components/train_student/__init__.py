@@ -1,5 +1,1 @@
-"""Stage train_student, callable as a function."""
-
-from components.train_student.stage import train_student
-
-__all__ = ["train_student"]
+"""Stage train_student: the function is `components.train_student.stage.train_student`."""

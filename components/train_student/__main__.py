@@ -4,7 +4,6 @@ import argparse
 from pathlib import Path
 
 from components.runner import command, read_params
-from components.train_student import train_student
 
 
 @command
@@ -20,6 +19,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to write the student to")
     parser.add_argument("--work", type=Path, default=Path("work"), help="folder for checkpoints and logs")
     args = parser.parse_args(argv)
+    from components.train_student.stage import train_student  # late: --help answers without torch
+
     params = read_params(args.params)
     train_student(params, args.method, args.student_steps, args.dataset, args.teacher, args.out, args.work)
 

@@ -103,7 +103,7 @@ def train_student(
 
 
 def _network(loaded: Loaded, images: ImageSet, teacher: Path) -> UViTConfig:
-    network = from_json(loaded.config["network"])
+    network = from_json(loaded.config["network"], f"{teacher}/config.json")
     data = (images.channels, images.resolution, images.resolution)
     if not isinstance(network, UViTConfig) or loaded.shape != data or loaded.num_classes != images.num_classes:
         raise UserError(

@@ -1,5 +1,1 @@
-"""Stage train_teacher, callable as a function."""
-
-from components.train_teacher.stage import train_teacher
-
-__all__ = ["train_teacher"]
+"""Stage train_teacher: the function is `components.train_teacher.stage.train_teacher`."""

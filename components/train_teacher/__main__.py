@@ -4,7 +4,6 @@ import argparse
 from pathlib import Path
 
 from components.runner import command, read_params
-from components.train_teacher import train_teacher
 
 
 @command
@@ -15,6 +14,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to write the teacher to")
     parser.add_argument("--work", type=Path, default=Path("work"), help="folder for checkpoints and logs")
     args = parser.parse_args(argv)
+    from components.train_teacher.stage import train_teacher  # late: --help answers without torch
+
     train_teacher(read_params(args.params), args.dataset, args.out, args.work)
 
 

@@ -94,7 +94,7 @@ def to_float(images: np.ndarray | Tensor) -> Tensor:
 
 
 def to_uint8(images: Tensor) -> np.ndarray:
-    """Images `[B, C, H, W]` in [-1, 1], clipped and rounded to uint8 pixels `[B, H, W, C]`: the inverse of `to_float`."""
+    """Images `[B, C, H, W]` in [-1, 1], clipped and rounded to uint8 `[B, H, W, C]`: the inverse of `to_float`."""
     import torch
 
     pixels = images.detach().float().add(1.0).mul(127.5).round().clamp(0, 255).to(torch.uint8)

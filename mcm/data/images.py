@@ -38,7 +38,10 @@ def to_pixels(picture: Picture, resolution: int, channels: Channels, name: str) 
     `channels` 3 makes every picture RGB and 1 makes every picture grey; None keeps what is there (C is 1 or 3).
     UserError, naming the picture, for one of fewer than 2 x 2 pixels or of a kind that has no 8-bit meaning.
     """
-    image = Image.fromarray(np.squeeze(picture)) if isinstance(picture, np.ndarray) else picture
+    if isinstance(picture, np.ndarray):
+        image = Image.fromarray(picture[:, :, 0] if picture.shape[2:] == (1,) else picture)
+    else:
+        image = picture
     if min(image.size) < _SMALLEST_SIDE:
         width, height = image.size
         raise UserError(f"{name}: {width} x {height} pixels, too small to learn from; remove it or use a larger one")

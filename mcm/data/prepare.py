@@ -1,7 +1,7 @@
 """From a source of images to the `dataset/` artifact, once: decode, crop, resize, split, write.
 
-Pictures are decoded by threads (Pillow and resvg leave the interpreter free) and written in the order of the source, a few
-at a time, so that memory does not grow with the set. The split is a function of each image's concept or content and the
+Pictures are decoded by threads (Pillow leaves the interpreter free) and written in the order of the source, a few at a
+time, so that memory does not grow with the set. The split is a function of each image's concept or content and the
 seed: adding images moves none of the others.
 """
 
@@ -35,8 +35,8 @@ COLUMNS = ("index", "split", "label", "class", "caption", "source", "sha256", "l
 def prepare(config: DataConfig, out_folder: str | Path) -> None:
     """Write the data set that `config` describes to `out_folder`, whole or not at all.
 
-    UserError for a source without images, pictures that cannot be read or are too small, and, with `channels: null`, grey
-    and colour pictures in one set.
+    UserError for a source without images, pictures that cannot be read or are too small, and, with `channels: null`,
+    grey and colour pictures in one set.
     """
     listing = SOURCES[config.source](config)
     with contextlib.closing(listing):
@@ -90,7 +90,7 @@ def _write(config: DataConfig, folder: Path, records: list[Record], classes: tup
         raise UserError("data: every image fell to the holdout; add images or lower data.holdout")
     for split in SPLITS:
         np.save(folder / f"{split}_labels.npy", np.array([row["label"] for row in rows[split]], dtype=np.int64))
-    with open(folder / "manifest.csv", "w", encoding="utf-8", errors="backslashreplace", newline="") as opened:
+    with (folder / "manifest.csv").open("w", encoding="utf-8", errors="backslashreplace", newline="") as opened:
         writer = csv.DictWriter(opened, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(itertools.chain.from_iterable(rows[split] for split in SPLITS))
@@ -138,7 +138,7 @@ class _Growing:
         self._path, self._row, self._count = path, row, 0
 
     def __enter__(self) -> Self:
-        self._file: BinaryIO = open(self._path, "wb")  # noqa: SIM115
+        self._file: BinaryIO = self._path.open("wb")
         self._start = self._header()
         return self
 

@@ -45,7 +45,10 @@ PRESETS: dict[str, NetworkConfig] = {
         embedding=256,
     ),
     "uvit_cpu32": UViTConfig(
-        32, down=(Stage("resnet", 64, 2),), middle=Stage("transformer", 192, 6), patch=2, embedding=192
+        32,
+        down=(Stage("resnet", 32, 1), Stage("resnet", 64, 1)),
+        middle=Stage("transformer", 128, 3),
+        embedding=128,
     ),
     "uvit_tiny": UViTConfig(
         16, down=(Stage("resnet", 16, 1),), middle=Stage("transformer", 32, 1), patch=2, embedding=32, head_channels=16

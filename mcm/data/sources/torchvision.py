@@ -14,7 +14,7 @@ from mcm.data.sources.record import Licence, Listing, Record
 from mcm.errors import UserError
 
 
-def torchvision(config: DataConfig) -> Listing:
+def listing(config: DataConfig) -> Listing:
     """Every training image of `torchvision.datasets.<data.name>` under `data.path`, fetched there where it can be."""
     from mcm.vision import torchvision as library
 
@@ -46,7 +46,7 @@ def torchvision(config: DataConfig) -> Listing:
 
 
 def build(kind: Any, root: Path, name: str) -> Any:
-    """The training part of a torchvision data set, whichever way its class asks for it; UserError where it cannot be."""
+    """The training part of a torchvision data set, whichever way its class asks for it; UserError where it fails."""
     parameters = inspect.signature(kind.__init__).parameters
     arguments: dict[str, Any] = {"root": str(root)} if "root" in parameters else {}
     arguments |= {key: value for key, value in (("train", True), ("split", "train")) if key in parameters}

@@ -1,0 +1,221 @@
+"""Stage evaluate: dataset and a model -> figures and pictures of its samples, and beside them the time they took."""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field, field_validator, model_validator
+from tqdm import tqdm
+
+from components.runner import section
+from mcm.artifacts import atomic_folder, folder_md5, read_config, write_config, write_json
+from mcm.config import Config
+from mcm.data.arrays import ImageSet
+from mcm.errors import UserError
+from mcm.evaluation import evaluate as evaluation
+from mcm.evaluation.extractors import DEFAULT, Extractor, check_extractor
+from mcm.model import Loaded, load_denoiser
+from mcm.samplers import SamplerConfig, generate
+from mcm.training.distributed import processes
+from mcm.variance import XVar, XVarTable, analytic_x_var
+
+KIND, VERSION = "evaluation", 1
+
+
+class EvaluationConfig(Config):
+    """Section `evaluation`. The first of the teacher's samplers is the one that students are compared with."""
+
+    samples: int = Field(ge=evaluation.MIN_IMAGES)
+    batch_size: int = Field(64, ge=1)
+    seed: int = Field(0, ge=0)
+    ema: str | None = Field(None, description="weights of the model; null is its first EMA")
+    extractor: str = DEFAULT
+    precision: Literal["float32", "bf16"] = "float32"
+    pictures: int = Field(36, ge=1, description="first samples to keep as pictures")
+    teacher_samplers: tuple[SamplerConfig, ...] = Field(
+        (SamplerConfig(name="addim", steps=64, x_var="table"),), min_length=1
+    )
+
+    @field_validator("extractor")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        return check_extractor(name)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "EvaluationConfig":
+        if self.pictures > self.samples:
+            raise ValueError(f"{self.pictures} pictures of {self.samples} samples; ask for more samples")
+        rows = [sampler.row for sampler in self.teacher_samplers]
+        if len(set(rows)) < len(rows):
+            raise ValueError(f"two of the teacher's samplers are the same: {', '.join(rows)}; drop one")
+        return self
+
+
+class Stopwatch:
+    """Time spent inside an iterator, without what its consumer does in between."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def over(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """The batches; getting each of them is timed."""
+        iterator = iter(batches)
+        while True:
+            start = time.perf_counter()
+            batch = next(iterator, None)
+            self.seconds += time.perf_counter() - start
+            if batch is None:
+                return
+            yield batch
+
+
+def evaluate(
+    params: Mapping[str, Any],
+    model: Path,
+    dataset: Path,
+    out: Path,
+    timing: Path,
+    variance: Path | None = None,
+    name: str = "",
+    work: Path = Path("work"),
+) -> None:
+    """Evaluate `model` against the training split of `dataset`; figures and pictures go to `out`, durations to `timing`.
+
+    `params` is the whole of `params.yaml`; the section evaluation is read. A teacher is sampled with each of
+    `teacher_samplers`, a student with DDIM at its own steps. `name` stands in config.json and on the progress bar.
+    """
+    config = section(params, "evaluation", EvaluationConfig)
+    train, holdout = ImageSet.open(dataset, "train"), ImageSet.open(dataset, "holdout")
+    with processes() as group:
+        if not group.leads:
+            return
+        loaded = load_denoiser(model, config.ema, group.device, config.precision == "bf16")
+        _check_fit(model, loaded, train)
+        samplers = _samplers(loaded, config)
+        table = _x_var_table(samplers, variance)
+        extractor = Extractor(config.extractor, group.device)
+        md5, cache = folder_md5(dataset), Path(work) / "features"
+        features = evaluation.split_features(train.images, extractor, md5, "train", cache)
+        unseen = evaluation.split_features(holdout.images, extractor, md5, "holdout", cache)
+        reference = evaluation.make_reference(features, md5, "train")
+        rows: dict[str, Any] = {}
+        durations: dict[str, Any] = {}
+        inputs = {"dataset": md5, "model": folder_md5(model)}
+        if variance is not None:
+            inputs["variance"] = folder_md5(variance)
+        with atomic_folder(out) as temporary:
+            for sampler in samplers:
+                x_var = table if table is not None and sampler.x_var == "table" else analytic_x_var
+                row, pictures, seconds = _measure(loaded, sampler, x_var, reference, extractor, config, name)
+                rows[sampler.row] = row
+                durations[sampler.row] = {
+                    "seconds_per_image": seconds,
+                    "nfe": sampler.nfe,
+                    "batch": min(config.batch_size, config.samples),
+                    "device": _device_name(group.device),
+                }
+                file = "samples.npy" if len(samplers) == 1 else f"samples-{sampler.row}.npy"
+                np.save(temporary / file, pictures, allow_pickle=False)
+            write_json(temporary / "metrics.json", rows)
+            write_config(
+                temporary,
+                KIND,
+                VERSION,
+                {
+                    "name": name,
+                    "evaluation": config.resolved(),
+                    "method": loaded.config["method"],
+                    "student_steps": loaded.config["student_steps"],
+                    "ema": loaded.ema,
+                    "samplers": {sampler.row: sampler.resolved() for sampler in samplers},
+                    "floor": evaluation.noise_floor(features, unseen, extractor),
+                    "inputs": inputs,
+                },
+            )
+        write_json(timing, durations)
+
+
+def _samplers(loaded: Loaded, config: EvaluationConfig) -> tuple[SamplerConfig, ...]:
+    """The teacher's samplers, or the student's only one: plain DDIM over its own steps (Alg. 2)."""
+    steps = loaded.config["student_steps"]
+    return config.teacher_samplers if steps is None else (SamplerConfig(name="ddim", steps=steps),)
+
+
+def _check_fit(model: Path, loaded: Loaded, train: ImageSet) -> None:
+    expected = (train.channels, train.resolution, train.resolution)
+    if loaded.shape != expected:
+        raise UserError(f"{model}: it makes {loaded.shape} and the data set holds {expected}; evaluate it on its own data")
+    if loaded.num_classes not in (0, train.num_classes):
+        raise UserError(
+            f"{model}: it knows {loaded.num_classes} classes and the data set has {train.num_classes}; "
+            "evaluate it on its own data"
+        )
+
+
+def _x_var_table(samplers: tuple[SamplerConfig, ...], variance: Path | None) -> XVarTable | None:
+    """The measured x_var, where one of the samplers reads it."""
+    needing = [sampler.row for sampler in samplers if sampler.needs_table]
+    if not needing:
+        return None
+    if variance is None:
+        raise UserError(f"evaluation: sampler {needing[0]} reads a measured x_var; give --variance, or x_var: analytic")
+    read_config(variance, "variance", 1)
+    return XVarTable.read(Path(variance) / "table.csv")
+
+
+def _measure(
+    loaded: Loaded,
+    sampler: SamplerConfig,
+    x_var: XVar,
+    reference: evaluation.Reference,
+    extractor: Extractor,
+    config: EvaluationConfig,
+    name: str,
+) -> tuple[dict[str, Any], np.ndarray, float]:
+    """One sampler's row, its first samples, and the seconds an image took after a warm-up batch of a single step."""
+
+    def images(sampler: SamplerConfig, count: int) -> Iterator[np.ndarray]:
+        return generate(
+            loaded.denoiser,
+            sampler,
+            loaded.schedule,
+            config.seed,
+            count,
+            loaded.shape,
+            loaded.num_classes,
+            config.batch_size,
+            extractor.device,
+            x_var,
+        )
+
+    next(images(sampler.model_copy(update={"steps": 1}), min(config.batch_size, config.samples)))
+    watch = Stopwatch()
+    first: list[np.ndarray] = []
+
+    def watched() -> Iterator[np.ndarray]:
+        with tqdm(total=config.samples, desc=f"{name} {sampler.row}", unit="img", mininterval=2.0) as bar:
+            for batch in watch.over(images(sampler, config.samples)):
+                missing = config.pictures - sum(len(part) for part in first)
+                if missing > 0:
+                    first.append(batch[:missing])
+                yield batch
+                bar.update(len(batch))
+
+    about = {
+        "ema": loaded.ema,
+        "sampler": sampler.row,
+        "nfe": sampler.nfe,
+        "seed": config.seed,
+        "guidance": sampler.guidance,
+    }
+    row = evaluation.evaluate(watched(), reference, extractor, about)
+    return row, np.concatenate(first), watch.seconds / config.samples
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} threads"

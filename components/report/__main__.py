@@ -1,0 +1,23 @@
+"""`python -m components.report`: see README.md beside this file."""
+
+import argparse
+from pathlib import Path
+
+from components.report import report
+from components.runner import command, read_params
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m components.report", description="Write one page about a teacher and its few-step students."
+    )
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="parameters file")
+    parser.add_argument("--artifacts", type=Path, required=True, help="folder that holds what the other stages made")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write the report to")
+    args = parser.parse_args(argv)
+    report(read_params(args.params), args.artifacts, args.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""The training loop: resumption with the same bits, micro-batches, averages, what stops it."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from mcm.data.arrays import ImageSet
+from mcm.data.stream import TrainingStream, loader
+from mcm.denoiser import Denoiser
+from mcm.errors import UserError
+from mcm.methods.consistency import Consistency, TeacherSteps
+from mcm.methods.diffusion import Diffusion
+from mcm.methods.interface import Batch, Draws, Method
+from mcm.networks.presets import build, network_config
+from mcm.networks.uvit import UViTConfig
+from mcm.schedules import cosine
+from mcm.training.checkpoint import CheckpointFolder
+from mcm.training.config import TrainingConfig
+from mcm.training.distributed import Processes
+from mcm.training.ema import EMAs
+from mcm.training.loop import Trained, train
+
+ALONE = Processes(0, 1, torch.device("cpu"))
+CONFIG = TrainingConfig(
+    iterations=12, batch_size=8, learning_rate=2e-3, emas=(0.9, 0.5), log_every=5, checkpoint_every=4, warmup=3, decay=0.5
+)
+
+
+def network() -> UViTConfig:
+    config = network_config("uvit_tiny", 16, 3, 2, dropout=0.2)
+    assert isinstance(config, UViTConfig)
+    return config
+
+
+def fresh() -> Denoiser:
+    torch.manual_seed(0)
+    return Denoiser(build(network()))
+
+
+class Killed(Exception):
+    pass
+
+
+def run(
+    dataset: Path, folder: Path, config: TrainingConfig = CONFIG, method: Method | None = None, stop: int | None = None
+) -> Trained:
+    """Train a fresh tiny network; `stop` raises Killed before that iteration, as a kill between two steps would."""
+    stream = TrainingStream(ImageSet.open(dataset), config.batch_size, config.seed, config.mirror)
+
+    def batches(start: int, end: int) -> Iterator[tuple[Batch, Draws]]:
+        for iteration, item in enumerate(loader(stream, start, end, config.workers), start):
+            if iteration == stop:
+                raise Killed
+            yield item
+
+    checkpoints = CheckpointFolder(folder, "fingerprint", config.keep_checkpoints)
+    return train("test", fresh(), method or Diffusion(cosine(16)), batches, config, checkpoints, ALONE)
+
+
+def same(a: Trained, b: Trained) -> bool:
+    pairs = [(a.weights, b.weights), *((a.emas[name], b.emas[name]) for name in a.emas)]
+    equal = all(torch.equal(x[key], y[key]) for x, y in pairs for key in x)
+    return equal and a.history == b.history
+
+
+def consistency() -> Consistency:
+    """CD with a frozen teacher and dropout, so that every source of randomness takes part."""
+    teacher = fresh().eval().requires_grad_(False)
+    return Consistency(cosine(16), 2, TeacherSteps(8, 32, 10), teacher=teacher)
+
+
+@pytest.mark.parametrize("stop", [3, 6, 11])
+@pytest.mark.parametrize("method", [None, consistency()], ids=["diffusion", "cd"])
+def test_a_killed_run_ends_with_the_same_bits(
+    tiny_dataset: Path, tmp_path: Path, stop: int, method: Method | None
+) -> None:
+    whole = run(tiny_dataset, tmp_path / "whole", method=method)
+    with pytest.raises(Killed):
+        run(tiny_dataset, tmp_path / "killed", method=method, stop=stop)
+    assert same(whole, run(tiny_dataset, tmp_path / "killed", method=method))
+
+
+def test_the_number_of_loader_processes_changes_no_bit(tiny_dataset: Path, tmp_path: Path) -> None:
+    alone = run(tiny_dataset, tmp_path / "alone")
+    helped = run(tiny_dataset, tmp_path / "helped", CONFIG.model_copy(update={"workers": 2}))
+    assert same(alone, helped)
+
+
+def test_another_seed_is_another_run(tiny_dataset: Path, tmp_path: Path) -> None:
+    other = CONFIG.model_copy(update={"seed": 1})
+    assert not same(run(tiny_dataset, tmp_path / "a"), run(tiny_dataset, tmp_path / "b", other))
+
+
+def test_micro_batches_add_up_to_the_batch(tiny_dataset: Path, tmp_path: Path) -> None:
+    whole = run(tiny_dataset, tmp_path / "whole")
+    split = run(tiny_dataset, tmp_path / "split", CONFIG.model_copy(update={"accumulate": 4}))
+    for a, b in zip(whole.history, split.history, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
+
+
+def test_a_broken_checkpoint_is_passed_over(tiny_dataset: Path, tmp_path: Path) -> None:
+    whole = run(tiny_dataset, tmp_path / "whole")
+    with pytest.raises(Killed):
+        run(tiny_dataset, tmp_path / "broken", stop=10)
+    newest = sorted((tmp_path / "broken").glob("checkpoint-*"))[-1] / "tensors.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-100])
+    assert same(whole, run(tiny_dataset, tmp_path / "broken"))
+
+
+def test_the_last_k_checkpoints_are_kept_and_others_are_not_read(tiny_dataset: Path, tmp_path: Path) -> None:
+    run(tiny_dataset, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-00000008", "checkpoint-00000012"]
+    assert CheckpointFolder(tmp_path, "another run", 2).newest() is None
+
+
+class NotFinite:
+    """Diffusion whose loss is NaN at one iteration."""
+
+    def __init__(self, at: int):
+        self.at = at
+
+    def loss(self, student: Denoiser, batch: Batch, draws: Draws, iteration: int) -> object:
+        loss = Diffusion(cosine(16)).loss(student, batch, draws, iteration)
+        return replace(loss, per_image=loss.per_image * float("nan")) if iteration == self.at else loss
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_there(tiny_dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="iteration 6 of seed 0"):
+        run(tiny_dataset, tmp_path, method=NotFinite(6))  # type: ignore[arg-type]
+    kept = CheckpointFolder(tmp_path, "fingerprint", 2).newest()
+    assert kept is not None and kept.iteration == 4
+    assert all(tensor.isfinite().all() for tensor in kept.tensors.values())
+
+
+def test_ema_is_the_weighted_mean_of_the_weights() -> None:
+    path = [torch.tensor([float(k)]) for k in (1.0, 5.0, -2.0, 7.0)]
+    emas = EMAs({"w": path[0]}, (0.25,))
+    expected = path[0].clone()
+    for update, value in enumerate(path[1:], 1):
+        decay = min(0.25, (1 + update) / (10 + update))
+        expected = decay * expected + (1 - decay) * value
+        emas.update({"w": value}, update)
+    torch.testing.assert_close(emas.shadows["ema_0.25"]["w"], expected)
+
+
+def test_the_learning_rate_rises_stays_and_falls() -> None:
+    config = TrainingConfig(iterations=100, batch_size=1, learning_rate=1.0, warmup=10, decay=0.4)
+    rates = [config.learning_rate_at(i) for i in range(100)]
+    assert rates[0] == pytest.approx(0.1) and rates[9:60] == pytest.approx([1.0] * 51)
+    assert rates[60] == pytest.approx(1.0) and rates[80] == pytest.approx(0.5) and rates[99] == pytest.approx(0.025)
+
