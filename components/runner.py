@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import yaml
 
@@ -17,10 +17,14 @@ from mcm.errors import UserError
 SECTIONS = ("data", "network", "schedule", "teacher", "variance", "students", "evaluation")
 
 C = TypeVar("C", bound=Config)
-Main = Callable[[list[str] | None], None]
+
+class Main(Protocol):
+    """A program: `argv` None reads the command line."""
+
+    def __call__(self, argv: list[str] | None = None) -> None: ...
 
 
-def command(main: Main) -> Main:
+def command(main: Callable[[list[str] | None], None]) -> Main:
     """Make `main(argv)` a program: bad input is one line on stderr and exit status 2, an interrupt is status 130."""
 
     @functools.wraps(main)

@@ -211,7 +211,7 @@ def test_dropout_override_reaches_the_middle_and_every_stage_that_has_a_rate():
     config = network_config("imagenet128_large", dropout=0.3)
     assert isinstance(config, UViTConfig)
     assert [stage.dropout for stage in (*config.down, config.middle)] == [0, 0.3, 0.3, 0.3]
-    plain = network_config("uvit_cpu32", dropout=0.3)
+    plain = network_config("uvit_tiny", dropout=0.3)
     assert isinstance(plain, UViTConfig)
     assert [stage.dropout for stage in (*plain.down, plain.middle)] == [0, 0.3]
 

@@ -1,5 +1,1 @@
-"""Stage report, callable as a function."""
-
-from components.report.stage import report
-
-__all__ = ["report"]
+"""Stage report: the function is `components.report.stage.report`."""

@@ -3,7 +3,6 @@
 import argparse
 from pathlib import Path
 
-from components.report import report
 from components.runner import command, read_params
 
 
@@ -16,6 +15,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--artifacts", type=Path, required=True, help="folder that holds what the other stages made")
     parser.add_argument("--out", type=Path, required=True, help="folder to write the report to")
     args = parser.parse_args(argv)
+    from components.report.stage import report  # late: --help answers without it
+
     report(read_params(args.params), args.artifacts, args.out)
 
 

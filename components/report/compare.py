@@ -9,7 +9,7 @@ from components.report.checks import Check
 from components.report.collect import METHODS, Row, Run, short
 
 PAPER_TABLE = Path(__file__).parent / "paper" / "table1_imagenet.csv"
-PAPER = "paper, Table 1, ImageNet64, 50 000 samples, FID with Inception features"
+PAPER = "paper, Table 1, ImageNet64, 50\u202f000 samples, FID with Inception features"
 PAPER_SIZES = ("small", "large")
 HEADLINE_STEPS = 4
 
@@ -86,8 +86,9 @@ def figure(value: float | None, digits: int = 3) -> str:
         return "–"
     if value == 0:
         return "0"
-    whole = f"{value:.{digits}g}"
-    return f"{float(whole):,.{max(0, digits - 1 - int(f'{value:e}'.split('e')[1]))}f}".replace(",", "\u202f")
+    digit, exponent = f"{value:.{digits - 1}e}".split("e")
+    places = max(0, digits - 1 - int(exponent))
+    return f"{float(f'{digit}e{exponent}'):,.{places}f}".replace(",", "\u202f")
 
 
 def dial(run: Run) -> pd.DataFrame:

@@ -150,8 +150,8 @@ def _dial_note(run: Run) -> str:
 
 def _grid_note(run: Run) -> str:
     text = (
-        "Every row starts from the same initial noise and label in all columns; columns are evaluations of the network per "
-        "image, the first column the teacher's reference sampler."
+        "Every row starts from the same initial noise and label in all columns; columns are evaluations of the network "
+        "per image, the first column the teacher's reference sampler."
     )
     classes = run.dataset.config.get("classes") or []
     count = min(pictures.ROWS, len(run.reference.pictures))

@@ -67,11 +67,11 @@ def _save(draw: Draw, theme: Theme, kind: str, height: float) -> bytes:
         "figure.facecolor": theme.paper,
         "grid.color": theme.faint,
         "grid.alpha": 0.25,
-        "font.size": 11.0,
+        "font.size": 10.5,
         "svg.hashsalt": "report",
     }
     with plt.rc_context(settings):
-        figure, axes = plt.subplots(figsize=(6.0, height), layout="constrained")
+        figure, axes = plt.subplots(figsize=(5.2, height), layout="constrained")
         draw(axes, theme)
         buffer = io.BytesIO()
         metadata = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
@@ -92,6 +92,7 @@ def _plain(value: float, _position: int | None = None) -> str:
 
 def _log_ticks(axes: Axes, which: str, values: list[float]) -> None:
     """Log axis with readable ticks: 1, 2, 5 in each decade, or even ones where the values span less than a factor 4."""
+    values = [value for value in values if value > 0] or [1.0]
     low, high = min(values), max(values)
     axis = axes.xaxis if which == "x" else axes.yaxis
     (axes.set_xscale if which == "x" else axes.set_yscale)("log")
@@ -116,7 +117,7 @@ def dial(run: Run) -> list[Chart]:
         def draw(axes: Axes, theme: Theme, cost: Callable[[Row], float] = cost, unit: str = unit) -> None:
             _draw_dial(axes, theme, run, cost, unit)
 
-        charts.append(render(name, title, f"{title}, log-log axes. {listed}.", draw, height=4.6))
+        charts.append(render(name, title, f"{title}, log-log axes. {listed}.", draw, height=4.2))
     return charts
 
 
@@ -156,7 +157,7 @@ def _draw_dial(axes: Axes, theme: Theme, run: Run, cost: Callable[[Row], float],
         axes.plot(cost(row), row.metrics.fid, "h", color=theme.faint, ms=8, label=f"{row.label} at {row.nfe}")
     values = [row.metrics.fid for row in run.rows]
     if run.floor is not None:
-        label = "noise floor: real against real"
+        label = "noise floor (real images)"
         axes.axhline(run.floor.fid, color=theme.faint, ls=(0, (2, 2)), lw=1.5, label=label, zorder=1)
         values.append(run.floor.fid)
     costs = [cost(row) for row in run.rows]
@@ -191,14 +192,14 @@ def x_var(run: Run) -> Chart:
         axes.plot(table.t, table.analytic, color=theme.series[1], ls="--", label="analytic, 0.1 / (2 + SNR)")
         axes.set(xlabel="t (0 is data, 1 is noise)", ylabel="$x_{var}$ per dimension", yscale="log", xlim=(0, 1))
         axes.grid(which="major")
-        _legend(axes)
+        _legend(axes, columns=1)
 
     middle = int(np.argmin(np.abs(table.t - 0.5)))
     alt = (
         f"Posterior variance per dimension against t, log scale: at t = {table.t[middle]:.2f} measured "
         f"{table.x_var[middle]:.3g} with standard error {error[middle]:.2g}, analytic {table.analytic[middle]:.3g}."
     )
-    return render("x_var", "x_var: measured against analytic", alt, draw, height=3.8)
+    return render("x_var", "x_var: measured against analytic", alt, draw, height=3.5)
 
 
 def losses(run: Run) -> list[Chart]:
@@ -213,7 +214,8 @@ def losses(run: Run) -> list[Chart]:
                 curve = run.losses[name]
                 colour, dash = theme.series[index % len(theme.series)], DASHES[index % len(DASHES)]
                 axes.plot(curve["iteration"], curve["loss"], dash, color=colour, lw=1.6, label=name)
-            axes.set(xlabel="iteration", ylabel="mean loss since the last point", yscale="log")
+            axes.set(xlabel="iteration", ylabel="mean loss since the last point")
+            _log_ticks(axes, "y", [value for name in names for value in run.losses[name]["loss"]])
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             axes.grid(which="major")
             if len(names) > 1:
@@ -221,7 +223,7 @@ def losses(run: Run) -> list[Chart]:
 
         ends = "; ".join(f"{name} from {_end(run, name, 0):.3g} to {_end(run, name, -1):.3g}" for name in names)
         alt = f"Training loss against iteration, log scale: {ends}."
-        charts.append(render(f"loss-{group}", title, alt, draw, height=3.4))
+        charts.append(render(f"loss-{group}", title, alt, draw, height=3.2))
     return charts
 
 

@@ -36,14 +36,14 @@ class Grid:
 
 def grids(run: Run) -> list[Grid]:
     """A grid for each method, and one of the teacher's plain DDIM at few evaluations."""
-    first = strip(run.reference, f"teacher, {run.reference.nfe}")
+    first = strip(run.reference, f"teacher {run.reference.nfe}")
     made = []
     for method in run.methods:
         name = f"{short(method)}: {METHODS[method]}" if method in METHODS else short(method)
         made.append(Grid(method, name, (first, *(strip(row, str(row.nfe)) for row in run.of(method)))))
     if run.ddim:
         columns = (first, *(strip(row, str(row.nfe)) for row in run.ddim))
-        made.append(Grid("ddim", "For comparison, the teacher itself with plain DDIM", columns))
+        made.append(Grid("ddim", "Comparison: the teacher, plain DDIM", columns))
     return made
 
 

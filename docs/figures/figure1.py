@@ -16,6 +16,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
 
 from mcm.artifacts import atomic_file
@@ -31,7 +32,7 @@ from mcm.steps import ddim
 
 MIXTURE = GaussianMixture(torch.tensor([0.5, 0.5]), torch.tensor([[-1.0], [1.0]]), torch.tensor([0.2, 0.2]))
 SCHEDULE = cosine()
-DIFFUSION_STEPS = 256  # "infinity" of the last panel
+DIFFUSION_STEPS = 128  # "infinity" of the last panel
 LEFT, RIGHT, GREY = "#2a6fbb", "#d9742b", "#c9ccd1"
 HALF_WIDTH = 3.0
 
@@ -74,14 +75,14 @@ def trajectories(model: Denoiser, steps: int, z_1: Tensor, points: int) -> tuple
 
 def draw(panels: list[tuple[str, Denoiser, int]], path: Path) -> None:
     """One column a model: data density and the model's samples, trajectories, noise density."""
+    layout = ConstrainedLayoutEngine(h_pad=0.01, hspace=0.0, w_pad=0.04)
     figure, axes = plt.subplots(
-        3, len(panels), figsize=(11, 5.6), sharex=True, sharey="row", height_ratios=[1, 4, 1], layout="constrained"
+        3, len(panels), figsize=(11, 5.6), sharex=True, sharey="row", height_ratios=[1, 4, 1], layout=layout
     )
-    figure.get_layout_engine().set(h_pad=0.01, hspace=0.0, w_pad=0.04)
     z = torch.linspace(-HALF_WIDTH, HALF_WIDTH, 601, dtype=torch.float64)[:, None]
     densities = [MIXTURE.log_density(z, SCHEDULE(torch.full((len(z),), t))).exp() for t in (0.0, 1.0)]
     quantiles = torch.special.ndtri((torch.arange(33, dtype=torch.float64) + 0.5) / 33).float()[:, None]
-    many = torch.special.ndtri((torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000).float()[:, None]
+    many = torch.special.ndtri((torch.arange(4000, dtype=torch.float64) + 0.5) / 4000).float()[:, None]
     for (top, middle, bottom), (title, model, steps) in zip(axes.T, panels, strict=True):
         times, way = trajectories(model, steps, quantiles, max(1, DIFFUSION_STEPS // steps))
         for points in way.T:
@@ -90,7 +91,7 @@ def draw(panels: list[tuple[str, Denoiser, int]], path: Path) -> None:
         for time in inner:
             middle.axhline(time, color="black", linewidth=0.7, linestyle=(0, (2, 3)))
         samples = trajectories(model, steps, many, 1)[1][-1].numpy()
-        heights, edges = np.histogram(samples, bins=120, range=(-HALF_WIDTH, HALF_WIDTH), density=True)
+        heights, edges = np.histogram(samples, bins=80, range=(-HALF_WIDTH, HALF_WIDTH), density=True)
         top.fill_between(z[:, 0], densities[0], color=GREY, linewidth=0, label="data")
         top.stairs(heights, edges, color="black", linewidth=0.9, label="samples")
         bottom.fill_between(z[:, 0], -densities[1], color=GREY, linewidth=0)

@@ -93,7 +93,7 @@ class TrainingStream(Dataset[tuple[Batch, Draws]]):
 
     def index(self, iteration: int, position: int) -> int:
         """Which image stands at `position` of the global batch of `iteration`: one pass over the set an epoch."""
-        epoch, place = divmod(iteration * len(self.positions) + position, len(self.image_set))
+        epoch, place = divmod(iteration * self.batch_size + position, len(self.image_set))
         if epoch not in self._orders:
             # A batch touches at most two epochs, since it is no larger than the set.
             self._orders = {known: order for known, order in self._orders.items() if abs(known - epoch) == 1}

@@ -12,7 +12,7 @@ from torch import Tensor
 from mcm.artifacts import atomic_file
 from mcm.errors import UserError
 from mcm.evaluation.extractors import Extractor
-from mcm.evaluation.metrics import frechet_distance, kernel_distance, precision_recall
+from mcm.evaluation.metrics import covariance_root, frechet_distance, kernel_distance, precision_recall
 from mcm.evaluation.statistics import FeatureStore, Moments
 
 MIN_IMAGES = 8  # below this no figure here is defined
@@ -28,6 +28,7 @@ class Reference:
     md5: str  # of the data set
     split: str
     moments: Moments
+    root: Tensor  # [D, any], R R^T is the covariance
     kept: np.ndarray  # float32 [min(N, PAIRS), D], a seeded choice
 
     @property
@@ -68,8 +69,15 @@ def make_reference(features: np.ndarray, md5: str, split: str) -> Reference:
     """The reference of a split's features `[N, D]`; UserError for fewer than MIN_IMAGES."""
     if len(features) < MIN_IMAGES:
         raise UserError(f"evaluation: the {split} split has {len(features)} images; give at least {MIN_IMAGES}")
+    moments = Moments(features.shape[1])
+    for start in range(0, len(features), CHUNK):
+        moments.update(features[start : start + CHUNK])
+    if len(features) < features.shape[1]:
+        root = (torch.from_numpy(np.asarray(features, dtype=np.float64)) - moments.mean).T / (len(features) - 1) ** 0.5
+    else:
+        root = covariance_root(moments.covariance)
     chosen = np.sort(np.random.default_rng(0).permutation(len(features))[:PAIRS])
-    return Reference(md5, split, _moments(features), np.asarray(features[chosen]))
+    return Reference(md5, split, moments, root, np.asarray(features[chosen]))
 
 
 def evaluate(
@@ -91,7 +99,7 @@ def evaluate(
     kid = kernel_distance(real, samples)
     shares = precision_recall(real, samples)
     return {
-        "fid": _fid(reference.moments, moments),
+        "fid": _fid(reference, moments),
         "kid": kid.value,
         "kid_standard_error": kid.standard_error,
         "precision": shares.precision,
@@ -121,22 +129,16 @@ def noise_floor(train: np.ndarray, holdout: np.ndarray, extractor: Extractor, se
     return {
         "between": between,
         "counts": [a.count, b.count],
-        "fid": _fid(a.moments, b.moments),
+        "fid": _fid(a, b.moments),
         "kid": kid.value,
         "kid_standard_error": kid.standard_error,
         "extractor": extractor.display,
     }
 
 
-def _moments(features: np.ndarray) -> Moments:
-    moments = Moments(features.shape[1])
-    for start in range(0, len(features), CHUNK):
-        moments.update(features[start : start + CHUNK])
-    return moments
-
-
-def _fid(a: Moments, b: Moments) -> float:
-    return frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
+def _fid(reference: Reference, other: Moments) -> float:
+    moments = reference.moments
+    return frechet_distance(moments.mean, moments.covariance, other.mean, other.covariance, reference.root)
 
 
 def _on(extractor: Extractor, features: np.ndarray) -> Tensor:

@@ -9,16 +9,24 @@ from torch import Tensor
 from mcm.errors import UserError
 
 
-def frechet_distance(mean_1: Tensor, covariance_1: Tensor, mean_2: Tensor, covariance_2: Tensor) -> float:
+def covariance_root(covariance: Tensor) -> Tensor:
+    """Some R `[D, rank]` with `R R^T = C`, float64."""
+    values, vectors = torch.linalg.eigh(covariance.double())
+    kept = values > values.max() * len(values) * torch.finfo(torch.float64).eps
+    return vectors[:, kept] * values[kept].sqrt()
+
+
+def frechet_distance(
+    mean_1: Tensor, covariance_1: Tensor, mean_2: Tensor, covariance_2: Tensor, root_1: Tensor | None = None
+) -> float:
     """`||m1 - m2||^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2))` between two Gaussians (Heusel et al. 2017), float64.
 
-    The trace of the root is taken over the eigenvalues of the symmetric `C1^(1/2) C2 C1^(1/2)`, which are those of
-    `C1 C2`: real, at least 0, and defined where the covariances have no full rank. Means `[D]`, covariances `[D, D]`.
+    With `C1 = R R^T`, the trace of the root is taken over the eigenvalues of the symmetric `R^T C2 R`, which are those
+    of `C1 C2`: real, at least 0, and few where C1 has no full rank. Means `[D]`, covariances `[D, D]`; `root_1` is R,
+    `[D, any]`, where it is known already.
     """
-    values, vectors = torch.linalg.eigh(covariance_1.double())
-    root_1 = vectors * values.clamp(min=0).sqrt()
-    product = root_1.T @ covariance_2.double() @ root_1
-    trace = torch.linalg.eigvalsh(product).clamp(min=0).sqrt().sum()
+    root = covariance_root(covariance_1) if root_1 is None else root_1.double()
+    trace = torch.linalg.eigvalsh(root.T @ covariance_2.double() @ root).clamp(min=0).sqrt().sum()
     distance = (mean_1.double() - mean_2.double()).square().sum()
     distance = distance + covariance_1.double().trace() + covariance_2.double().trace() - 2 * trace
     return max(float(distance), 0.0)

@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 
 from mcm.errors import UserError
 from mcm.evaluation import evaluate as evaluation
 from mcm.evaluation.extractors import Extractor
+from mcm.evaluation.metrics import frechet_distance
 
 ABOUT = {"ema": "ema_0.99", "sampler": "ddim-4", "nfe": 4, "seed": 0, "guidance": 0.0}
 
@@ -42,6 +44,21 @@ def test_a_row_holds_the_figures_and_what_they_are_of(extractor, reference):
     ]
 
 
+def test_the_fid_is_the_frechet_distance_of_the_moments(extractor, features):
+    """The reference's own root gives what an eigendecomposition of its covariance gives, below and at full rank."""
+    others = extractor(pictures(10, 1))
+    for dimensions in (1280, 16):
+        real, samples = features[:, :dimensions], others[:, :dimensions]
+        reference = evaluation.make_reference(real, "", "train")
+        moments = evaluation.Moments(dimensions)
+        moments.update(samples)
+        mean, covariance = reference.moments.mean, reference.moments.covariance
+        torch.testing.assert_close(reference.root @ reference.root.T, covariance)
+        expected = frechet_distance(mean, covariance, moments.mean, moments.covariance)
+        fid = frechet_distance(mean, covariance, moments.mean, moments.covariance, reference.root)
+        assert fid == pytest.approx(expected, rel=1e-6)
+
+
 def test_the_reference_itself_has_no_distance(extractor, reference):
     itself = evaluation.evaluate([pictures(24, 0)], reference, extractor, ABOUT)
     other = evaluation.evaluate([pictures(24, 1) // 4], reference, extractor, ABOUT)
@@ -56,7 +73,9 @@ def test_a_row_does_not_depend_on_the_batches(extractor, reference):
         evaluation.evaluate([images[i : i + size] for i in range(0, 20, size)], reference, extractor, ABOUT)
         for size in (20, 3)
     ]
-    assert rows[0] == pytest.approx(rows[1], rel=1e-3)
+    assert rows[0]["samples"] == rows[1]["samples"] == 20
+    for key in ("fid", "kid", "kid_standard_error", "precision", "recall"):
+        assert rows[0][key] == pytest.approx(rows[1][key], rel=1e-3), key
 
 
 def test_features_of_a_split_are_kept_and_made_again_when_broken(tmp_path, extractor):
