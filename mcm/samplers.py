@@ -146,7 +146,9 @@ def sample(
         return x_hat.clamp(-1, 1) if sampler.clip else x_hat
 
     def missing(*_: object) -> Tensor:
-        raise UserError(f"sampler {sampler.row}: it reads x_var or draws noise, and none was given; give it or use ddim")
+        raise UserError(
+            f"sampler {sampler.row}: it reads x_var or draws noise, and none was given; give it or use ddim"
+        )
 
     step = SAMPLERS[sampler.name].step
     steps = len(levels.alpha) - 1
@@ -193,7 +195,7 @@ def generate(
     device: torch.device | str = "cpu",
     x_var: Callable[[NoiseLevel], Tensor] | None = None,
 ) -> Iterator[np.ndarray]:
-    """Images 0 to `count - 1` of `seed` in order, uint8 `[B, H, W, C]` in batches of `batch_size`, the last one shorter.
+    """Images 0 to `count - 1` of `seed` in order, uint8 `[B, H, W, C]` in batches of `batch_size`, the last shorter.
 
     `shape` is (C, H, W), `num_classes` 0 is unconditional, the null label is `num_classes`. Sampler arithmetic is
     float32; the predictor chooses its own. Raises UserError at an image that is not finite.

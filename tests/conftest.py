@@ -78,7 +78,7 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A prepared data set of 24 pictures at 16 pixels, two classes."""
     folder = tmp_path_factory.mktemp("tiny")
     pictures = write_pictures(folder / "pictures")
-    prepare_data(data_section(pictures), folder / "dataset")
+    prepare_data({"data": data_section(pictures)}, folder / "dataset")
     return folder / "dataset"
 
 

@@ -1,5 +1,6 @@
 """Samplers: per-image seeds, evaluations, orders of accuracy and exactness on a Gaussian, guidance."""
 
+import itertools
 import math
 
 import numpy as np
@@ -124,7 +125,7 @@ def ode_error(name: str, steps: int) -> float:
 @pytest.mark.parametrize("name, order", [("ddim", 1), ("heun", 2)])
 def test_order_of_accuracy(name, order):
     errors = [ode_error(name, steps) for steps in (64, 128, 256)]
-    for coarse, fine in zip(errors, errors[1:], strict=False):
+    for coarse, fine in itertools.pairwise(errors):
         assert math.log2(coarse / fine) == pytest.approx(order, abs=0.15)
 
 

@@ -21,7 +21,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, default=Path("work"), help="folder for cached features")
     args = parser.parse_args(argv)
     evaluate(
-        read_params(args.params), args.model, args.dataset, args.out, args.timing, args.variance, args.out.name, args.work
+        read_params(args.params),
+        args.model,
+        args.dataset,
+        args.out,
+        args.timing,
+        args.variance,
+        args.out.name,
+        args.work,
     )
 
 

@@ -82,7 +82,7 @@ def evaluate(
     name: str = "",
     work: Path = Path("work"),
 ) -> None:
-    """Evaluate `model` against the training split of `dataset`; figures and pictures go to `out`, durations to `timing`.
+    """Evaluate `model` against the training split of `dataset`: figures and pictures to `out`, durations to `timing`.
 
     `params` is the whole of `params.yaml`; the section evaluation is read. A teacher is sampled with each of
     `teacher_samplers`, a student with DDIM at its own steps. `name` stands in config.json and on the progress bar.
@@ -147,7 +147,9 @@ def _samplers(loaded: Loaded, config: EvaluationConfig) -> tuple[SamplerConfig, 
 def _check_fit(model: Path, loaded: Loaded, train: ImageSet) -> None:
     expected = (train.channels, train.resolution, train.resolution)
     if loaded.shape != expected:
-        raise UserError(f"{model}: it makes {loaded.shape} and the data set holds {expected}; evaluate it on its own data")
+        raise UserError(
+            f"{model}: it makes {loaded.shape} and the data set holds {expected}; evaluate it on its own data"
+        )
     if loaded.num_classes not in (0, train.num_classes):
         raise UserError(
             f"{model}: it knows {loaded.num_classes} classes and the data set has {train.num_classes}; "

@@ -48,7 +48,7 @@ def split_features(
     path = Path(cache) / f"{md5.removesuffix('.dir')}-{split}-{extractor.name}-{extractor.device.type}.npy"
     found = _read_cached(path, (len(images), extractor.dimensions))
     if found is None:
-        with atomic_file(path) as temporary, open(temporary, "wb") as opened:
+        with atomic_file(path) as temporary, temporary.open("wb") as opened:
             np.save(opened, extractor(images), allow_pickle=False)
         found = _read_cached(path, (len(images), extractor.dimensions))
     if found is None:

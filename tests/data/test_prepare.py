@@ -180,11 +180,11 @@ def test_all_in_the_holdout_is_refused(tmp_path: Path) -> None:
 def test_the_stage_is_a_function_of_the_section_and_a_folder(tmp_path: Path) -> None:
     source = photos(tmp_path / "photos")
     section = {"source": "folder", "path": str(source), "resolution": 16}
-    prepare_data(section, tmp_path / "stage")
+    prepare_data({"data": section}, tmp_path / "stage")
     prepare(config(source), tmp_path / "library")
     assert folder_md5(tmp_path / "stage") == folder_md5(tmp_path / "library")
-    with pytest.raises(UserError, match=r"data: unknown key 'pth'; did you mean 'path'\?"):
-        prepare_data({"pth": "x"}, tmp_path / "out")
+    with pytest.raises(UserError, match=r"'data': unknown key 'pth'; did you mean 'path'\?"):
+        prepare_data({"data": {"pth": "x"}}, tmp_path / "out")
 
 
 def test_the_stage_is_a_program_without_torch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -207,5 +207,5 @@ def test_the_stage_is_a_program_without_torch(tmp_path: Path, capsys: pytest.Cap
     shutil.rmtree(tmp_path / "photos")
     fails_with("no folder")
     params.write_text("data: 3\n")
-    fails_with("data: holds 3")
+    fails_with("'data': holds 3")
     assert len(ImageSet.open(tmp_path / "out"))

@@ -112,7 +112,7 @@ def test_the_floor_says_what_it_is_between(extractor, monkeypatch):
 
 
 def test_too_few_images_are_refused(extractor, reference, features):
-    with pytest.raises(UserError, match="7 samples; set evaluation.samples to at least 8"):
+    with pytest.raises(UserError, match=r"7 samples; set evaluation\.samples to at least 8"):
         evaluation.evaluate([pictures(7, 0)], reference, extractor, ABOUT)
     with pytest.raises(UserError, match="0 samples"):
         evaluation.evaluate([], reference, extractor, ABOUT)

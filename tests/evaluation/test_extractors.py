@@ -81,7 +81,7 @@ def test_wrong_images_are_refused(effnet):
 
 def test_missing_inception_weights_say_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr(extractors, "INCEPTION_FOLDER", tmp_path)
-    with pytest.raises(UserError, match="or set evaluation.extractor to effnet-lite0@128") as caught:
+    with pytest.raises(UserError, match=r"or set evaluation\.extractor to effnet-lite0@128") as caught:
         Extractor("inception")
     assert "\n" not in str(caught.value)
 
