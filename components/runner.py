@@ -18,6 +18,7 @@ SECTIONS = ("data", "network", "schedule", "teacher", "variance", "students", "e
 
 C = TypeVar("C", bound=Config)
 
+
 class Main(Protocol):
     """A program: `argv` None reads the command line."""
 

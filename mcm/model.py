@@ -60,7 +60,9 @@ def save_denoiser(
         )
 
 
-def load_denoiser(folder: Path, ema: str | None = None, device: torch.device | str = "cpu", bf16: bool = False) -> Loaded:
+def load_denoiser(
+    folder: Path, ema: str | None = None, device: torch.device | str = "cpu", bf16: bool = False
+) -> Loaded:
     """Read a teacher or student for evaluation. `ema` is one of its EMAs or "weights"; None is its first EMA."""
     folder = Path(folder)
     config = read_config(folder, KIND, VERSION)

@@ -111,8 +111,6 @@ class SamplerConfig(Config):
             parts.append(f"guidance{self.guidance:g}")
         if SAMPLERS[self.name].reads_x_var and self.x_var == "analytic":
             parts.append("analytic")
-        if not self.clip:
-            parts.append("unclipped")
         return "-".join(parts)
 
     def levels(self, schedule: CosineSchedule) -> NoiseLevel:

@@ -73,7 +73,7 @@ def measure_x_var(
     grid: np.ndarray,
     batches: Callable[[int], Iterable[tuple[Batch, Tensor]]],
     eta: float = 0.75,
-    progress: Callable[[int], None] = lambda rows: None,
+    progress: Callable[[int], object] = lambda rows: None,
 ) -> XVarTable:
     """`eta E||x - f(z_t, t)||^2 / d` for every t of `grid` (float64 `[T]`, in (0, 1]), over clean images.
 

@@ -226,7 +226,7 @@ def test_rows_tell_samplers_apart():
     assert SamplerConfig(name="addim", steps=64).row == "addim-64-analytic"
     assert SamplerConfig(name="ddim", steps=8).row == "ddim-8"
     assert SamplerConfig(name="heun", steps=8, grid="karras").row == "heun-15-karras"
-    assert SamplerConfig(steps=8, guidance=0.5, clip=False).row == "ddim-8-guidance0.5-unclipped"
+    assert SamplerConfig(steps=8, guidance=0.5, clip=False).row == "ddim-8-guidance0.5"
 
 
 def test_bad_input_is_one_line_that_helps():

@@ -5,9 +5,9 @@ from pathlib import Path
 import matplotlib
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
-from mcm.variance import XVarTable  # noqa: E402
+from mcm.variance import XVarTable
 
 
 def plot(table: XVarTable, path: Path) -> None:

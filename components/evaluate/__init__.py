@@ -1,5 +1,1 @@
-"""Stage evaluate, callable as a function."""
-
-from components.evaluate.stage import evaluate
-
-__all__ = ["evaluate"]
+"""Stage evaluate: the function is `components.evaluate.stage.evaluate`."""

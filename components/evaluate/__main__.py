@@ -3,7 +3,6 @@
 import argparse
 from pathlib import Path
 
-from components.evaluate import evaluate
 from components.runner import command, read_params
 
 
@@ -20,6 +19,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--timing", type=Path, required=True, help="file to write the measured durations to")
     parser.add_argument("--work", type=Path, default=Path("work"), help="folder for cached features")
     args = parser.parse_args(argv)
+    from components.evaluate.stage import evaluate  # late: --help answers without torch
+
     evaluate(
         read_params(args.params),
         args.model,

@@ -139,9 +139,12 @@ def evaluate(
 
 
 def _samplers(loaded: Loaded, config: EvaluationConfig) -> tuple[SamplerConfig, ...]:
-    """The teacher's samplers, or the student's only one: plain DDIM over its own steps (Alg. 2)."""
+    """The teacher's samplers, or the student's only one: plain DDIM over its own steps (Alg. 2).
+
+    A student's x_hat stands for where its step lands and may lie outside the range of pixels, so it is not clipped.
+    """
     steps = loaded.config["student_steps"]
-    return config.teacher_samplers if steps is None else (SamplerConfig(name="ddim", steps=steps),)
+    return config.teacher_samplers if steps is None else (SamplerConfig(name="ddim", steps=steps, clip=False),)
 
 
 def _check_fit(model: Path, loaded: Loaded, train: ImageSet) -> None:

@@ -17,7 +17,7 @@ from mcm.model import Loaded, load_denoiser, load_weights
 from mcm.networks.presets import build, from_json
 from mcm.networks.uvit import UViTConfig
 from mcm.training.config import TrainingConfig
-from mcm.training.distributed import Processes, processes
+from mcm.training.distributed import processes
 
 METHODS = ("cd", "ct")
 
@@ -99,7 +99,20 @@ def train_student(
             "inputs": {"dataset": folder_md5(dataset), "teacher": folder_md5(teacher)},
         }
         name = f"{method}-{student_steps}"
-        fit(name, student, algorithm, images, network, loaded.schedule, config, identity, student_steps, out, work, group)
+        fit(
+            name,
+            student,
+            algorithm,
+            images,
+            network,
+            loaded.schedule,
+            config,
+            identity,
+            student_steps,
+            out,
+            work,
+            group,
+        )
 
 
 def _network(loaded: Loaded, images: ImageSet, teacher: Path) -> UViTConfig:

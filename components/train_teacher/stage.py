@@ -11,10 +11,10 @@ from components.training import NetworkConfig, ScheduleConfig, fit, seeded
 from mcm.artifacts import folder_md5
 from mcm.data.arrays import ImageSet
 from mcm.denoiser import Denoiser
+from mcm.errors import UserError
 from mcm.methods.diffusion import Diffusion
 from mcm.networks.presets import build, network_config
 from mcm.networks.uvit import UViTConfig
-from mcm.errors import UserError
 from mcm.training.config import TrainingConfig
 from mcm.training.distributed import processes
 

@@ -3,8 +3,9 @@
 Methods differ in where the target comes from. The loop, EMA, checkpoints and logging never know which one runs.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -44,6 +45,18 @@ class Method(Protocol):
 
     def loss(self, student: Predictor, batch: Batch, draws: Draws, iteration: int) -> Loss:
         """The loss of one (micro-)batch at training iteration `iteration`, counted from 0."""
+        ...
+
+
+@runtime_checkable
+class FollowsEMAs(Protocol):
+    """A method whose target comes from an average of the student itself (as TRACT's self-teacher does)."""
+
+    def follow(self, emas: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Called once before the first step with the student's EMAs, by `ema_<decay>` and parameter name.
+
+        The tensors are updated in place as training goes on; evaluate them with `torch.func.functional_call`.
+        """
         ...
 
 

@@ -185,7 +185,7 @@ class UViT(nn.Module):
             if self._has_position[i]:
                 h = h + next(positions)
             skips.append([])
-            for block in stage:
+            for block in stage.children():
                 h = block(h, embedding, dropout_seeds)
                 skips[-1].append(h)
             h = self.widen[i](_pool(h))
@@ -195,7 +195,7 @@ class UViT(nn.Module):
             h = block(h, embedding, dropout_seeds)
         for i in reversed(range(len(self.up))):
             h = _upsample(self.narrow[i](h))
-            for block in self.up[i]:
+            for block in self.up[i].children():
                 h = block((h + skips[i].pop()) * math.sqrt(0.5), embedding, dropout_seeds)
         return _depth_to_space(self.write(F.silu(self.norm(h))), self.config.patch)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mcm.errors import UserError
-from mcm.methods.interface import Batch, Draws, Method
+from mcm.methods.interface import Batch, Draws, FollowsEMAs, Method
 from mcm.training.checkpoint import Checkpoint, CheckpointFolder
 from mcm.training.config import TrainingConfig
 from mcm.training.distributed import Processes
@@ -51,7 +51,7 @@ def train(
     or gradient that is not finite stops the run with a UserError before anything of it is kept.
     """
     student.to(processes.device).train()
-    parameters = dict(student.named_parameters())
+    parameters: dict[str, Tensor] = dict(student.named_parameters())
     optimizer = torch.optim.Adam(
         parameters.values(), lr=config.learning_rate, betas=config.adam_betas, eps=config.adam_epsilon
     )
@@ -63,6 +63,8 @@ def train(
         _restore(resumed.tensors, parameters, emas, optimizer)
     watch = _Watch(config, processes, resumed.tensors["log/sums"] if resumed else torch.zeros(3, dtype=torch.float64))
     call = _parallel(student, config, processes)
+    if isinstance(method, FollowsEMAs):
+        method.follow(emas.shadows)
     with Progress(name, start, config.iterations, config.batch_size, logs if processes.leads else None) as progress:
         for iteration, (batch, draws) in enumerate(loader(start, config.iterations), start):
             for group in optimizer.param_groups:
@@ -90,15 +92,13 @@ def train(
     return Trained({k: v.detach() for k, v in parameters.items()}, emas.shadows, history)
 
 
-def _backward(
-    call: nn.Module, method: Method, batch: Batch, draws: Draws, iteration: int, accumulate: int
-) -> Tensor:
+def _backward(call: nn.Module, method: Method, batch: Batch, draws: Draws, iteration: int, accumulate: int) -> Tensor:
     """Gradients of the mean loss of this process's batch, in `accumulate` micro-batches; the mean loss, detached."""
     size = len(batch.images)
     total = torch.zeros((), device=batch.images.device)
     for part in range(accumulate):
         rows = slice(part * size // accumulate, (part + 1) * size // accumulate)
-        sync = contextlib.nullcontext()
+        sync: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if isinstance(call, DistributedDataParallel) and part < accumulate - 1:
             sync = call.no_sync()
         with sync:

@@ -16,9 +16,7 @@ pytestmark = pytest.mark.slow
 
 def kill_once_checkpointed(options: list[str], work: Path) -> None:
     """Start a training stage, wait for its first checkpoint, and kill it where it stands."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", *options], cwd=ROOT, env=environment(), stderr=subprocess.DEVNULL
-    )
+    process = subprocess.Popen([sys.executable, "-m", *options], cwd=ROOT, env=environment(), stderr=subprocess.DEVNULL)
     while not list(work.glob("*/checkpoints/checkpoint-*")):
         assert process.poll() is None, "the stage ended before it could be killed"
         time.sleep(0.02)

@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from components.report.stage import report
 from components.report.__main__ import main
 from components.report.checks import CD_RATIO, checks
 from components.report.collect import collect
 from components.report.compare import compare, figure, headline, paper_ratios
 from components.report.provenance import commit
+from components.report.stage import report
 from mcm.artifacts import write_config, write_json
 from mcm.errors import UserError
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from components.evaluate import evaluate
 from components.evaluate.__main__ import main
+from components.evaluate.stage import evaluate
 from mcm.artifacts import folder_md5, write_config
 from mcm.denoiser import Denoiser
 from mcm.errors import UserError

@@ -25,7 +25,14 @@ from mcm.training.loop import Trained, train
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 CONFIG = TrainingConfig(
-    iterations=12, batch_size=8, learning_rate=2e-3, emas=(0.9, 0.5), log_every=5, checkpoint_every=4, warmup=3, decay=0.5
+    iterations=12,
+    batch_size=8,
+    learning_rate=2e-3,
+    emas=(0.9, 0.5),
+    log_every=5,
+    checkpoint_every=4,
+    warmup=3,
+    decay=0.5,
 )
 
 
@@ -151,4 +158,3 @@ def test_the_learning_rate_rises_stays_and_falls() -> None:
     rates = [config.learning_rate_at(i) for i in range(100)]
     assert rates[0] == pytest.approx(0.1) and rates[9:60] == pytest.approx([1.0] * 51)
     assert rates[60] == pytest.approx(1.0) and rates[80] == pytest.approx(0.5) and rates[99] == pytest.approx(0.025)
-
