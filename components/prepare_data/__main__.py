@@ -9,9 +9,7 @@ from components.runner import command, read_params
 @command
 def main(argv: list[str] | None = None) -> None:
     """Read the section `data` of the parameters and write the data set."""
-    parser = argparse.ArgumentParser(
-        prog="python -m components.prepare_data", description="Turn images into a data set."
-    )
+    parser = argparse.ArgumentParser(prog="python -m components.prepare_data", description="Make a data set.")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="file of parameters (%(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="folder to write, replaced as a whole")
     arguments = parser.parse_args(argv)

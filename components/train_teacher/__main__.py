@@ -8,9 +8,7 @@ from components.runner import command, read_params
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m components.train_teacher", description="Train a diffusion teacher."
-    )
+    parser = argparse.ArgumentParser(prog="python -m components.train_teacher", description="Train a teacher.")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="parameters file")
     parser.add_argument("--dataset", type=Path, required=True, help="folder made by prepare_data")
     parser.add_argument("--out", type=Path, required=True, help="folder to write the teacher to")
