@@ -67,7 +67,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def _sync(file: Path) -> None:
-    with open(file, "rb") as opened:
+    with file.open("rb") as opened:
         os.fsync(opened.fileno())
 
 
@@ -89,14 +89,14 @@ def read_config(folder: Path, kind: str, version: int) -> dict[str, Any]:
         raise UserError(f"{folder}: this is a {config.get('kind')}, and a {kind} is needed; name another folder")
     if config.get("version") != version:
         raise UserError(
-            f"{folder}: format version {config.get('version')} of {kind}, and this program reads {version}; make it again"
+            f"{folder}: format version {config.get('version')} of {kind}, and {version} is needed; make it again"
         )
     return config
 
 
 def file_md5(path: Path) -> str:
     """md5 of a file's bytes, as DVC computes it."""
-    with open(path, "rb") as opened:
+    with Path(path).open("rb") as opened:
         return hashlib.file_digest(opened, "md5").hexdigest()
 
 

@@ -48,7 +48,7 @@ def save_denoiser(
         emas = list(trained.emas)
         for name, tensors in {**trained.emas, "weights": trained.weights}.items():
             save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, temporary / f"{name}.safetensors")
-        with open(temporary / "loss.csv", "w", newline="") as opened:
+        with (temporary / "loss.csv").open("w", newline="") as opened:
             writer = csv.DictWriter(opened, list(trained.history[0]), lineterminator="\n")
             writer.writeheader()
             writer.writerows(trained.history)

@@ -46,7 +46,7 @@ class XVarTable:
 
     def write(self, path: Path) -> None:
         """The table as CSV; numbers round-trip exactly."""
-        with atomic_file(path) as temporary, open(temporary, "w", newline="") as opened:
+        with atomic_file(path) as temporary, temporary.open("w", newline="") as opened:
             writer = csv.writer(opened, lineterminator="\n")
             writer.writerow(COLUMNS)
             for row in zip(*(getattr(self, column).tolist() for column in COLUMNS), strict=True):
@@ -56,7 +56,7 @@ class XVarTable:
     def read(cls, path: Path) -> "XVarTable":
         """Read what `write` wrote."""
         try:
-            with open(path, newline="") as opened:
+            with Path(path).open(newline="") as opened:
                 rows = list(csv.DictReader(opened))
             columns = {column: np.array([float(row[column]) for row in rows]) for column in COLUMNS}
         except (OSError, KeyError, TypeError, ValueError) as error:

@@ -18,7 +18,8 @@ def usage() -> str:
     """The help text of `mcm`."""
     rows = "\n".join(f"  {name:<14} {text}" for name, (_, text) in COMMANDS.items())
     return (
-        "usage: mcm COMMAND [OPTIONS]\n\nMultistep Consistency Models: from images to a sampler of 1 to 8 evaluations.\n\n"
+        "usage: mcm COMMAND [OPTIONS]\n\n"
+        "Multistep Consistency Models: from images to a sampler of 1 to 8 evaluations.\n\n"
         f"{rows}\n\n`mcm COMMAND --help` lists its options. `dvc repro` runs them all."
     )
 

@@ -6,6 +6,7 @@ block over its channels, in a transformer block over the hidden layer of its MLP
 that attention, norms and projections read contiguous channels and convolutions run channels-last.
 """
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -98,7 +99,7 @@ class ResNetBlock(nn.Module):
         return x + self._conv(self.conv2, h)
 
     @staticmethod
-    def _conv(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    def _conv(conv: nn.Module, x: Tensor) -> Tensor:
         return conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
@@ -167,7 +168,7 @@ class UViT(nn.Module):
             position = positions(stage, resolution)
             if position is not None:
                 self.positions.append(position)
-        pairs = list(zip(stages[:-1], stages[1:], strict=True))
+        pairs = list(itertools.pairwise(stages))
         self.widen = nn.ModuleList(nn.Linear(a.channels, b.channels) for a, b in pairs)
         self.narrow = nn.ModuleList(nn.Linear(b.channels, a.channels) for a, b in pairs)
         self.norm = nn.LayerNorm(stages[0].channels)

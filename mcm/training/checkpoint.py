@@ -79,5 +79,5 @@ class CheckpointFolder:
 
 
 def _sha256(path: Path) -> str:
-    with open(path, "rb") as opened:
+    with path.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()

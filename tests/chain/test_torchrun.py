@@ -15,7 +15,7 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 
 
 def losses(folder: Path) -> list[float]:
-    with open(folder / "loss.csv", newline="") as opened:
+    with (folder / "loss.csv").open(newline="") as opened:
         return [float(row["loss"]) for row in csv.DictReader(opened)]
 
 

@@ -47,20 +47,20 @@ def fresh() -> Denoiser:
     return Denoiser(build(network()))
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
 def run(
     dataset: Path, folder: Path, config: TrainingConfig = CONFIG, method: Method | None = None, stop: int | None = None
 ) -> Trained:
-    """Train a fresh tiny network; `stop` raises Killed before that iteration, as a kill between two steps would."""
+    """Train a fresh tiny network; `stop` raises KilledError before that iteration, as a kill between steps would."""
     stream = TrainingStream(ImageSet.open(dataset), config.batch_size, config.seed, config.mirror)
 
     def batches(start: int, end: int) -> Iterator[tuple[Batch, Draws]]:
         for iteration, item in enumerate(loader(stream, start, end, config.workers), start):
             if iteration == stop:
-                raise Killed
+                raise KilledError
             yield item
 
     checkpoints = CheckpointFolder(folder, "fingerprint", config.keep_checkpoints)
@@ -85,7 +85,7 @@ def test_a_killed_run_ends_with_the_same_bits(
     tiny_dataset: Path, tmp_path: Path, stop: int, method: Method | None
 ) -> None:
     whole = run(tiny_dataset, tmp_path / "whole", method=method)
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         run(tiny_dataset, tmp_path / "killed", method=method, stop=stop)
     assert same(whole, run(tiny_dataset, tmp_path / "killed", method=method))
 
@@ -110,7 +110,7 @@ def test_micro_batches_add_up_to_the_batch(tiny_dataset: Path, tmp_path: Path) -
 
 def test_a_broken_checkpoint_is_passed_over(tiny_dataset: Path, tmp_path: Path) -> None:
     whole = run(tiny_dataset, tmp_path / "whole")
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         run(tiny_dataset, tmp_path / "broken", stop=10)
     newest = sorted((tmp_path / "broken").glob("checkpoint-*"))[-1] / "tensors.safetensors"
     newest.write_bytes(newest.read_bytes()[:-100])
