@@ -35,7 +35,7 @@ def command(main: Callable[[list[str] | None], None]) -> Main:
         except UserError as error:
             _leave(str(error), 2)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS):
                 raise
             where = error.filename or "the output folder"
             _leave(f"{where}: {error.strerror}; free or choose another place, then run the same command again", 2)

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mcm.artifacts import atomic_folder, read_config, write_config
@@ -19,6 +17,7 @@ from mcm.networks.mlp import MLPConfig
 from mcm.networks.presets import build, from_json, to_json
 from mcm.networks.uvit import UViTConfig
 from mcm.schedules import CosineSchedule
+from mcm.tensors import read_tensors, write_tensors
 from mcm.training.loop import Trained
 
 KIND, VERSION = "denoiser", 1
@@ -47,7 +46,7 @@ def save_denoiser(
     with atomic_folder(folder) as temporary:
         emas = list(trained.emas)
         for name, tensors in {**trained.emas, "weights": trained.weights}.items():
-            save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, temporary / f"{name}.safetensors")
+            write_tensors(temporary / f"{name}.safetensors", tensors)
         with (temporary / "loss.csv").open("w", newline="") as opened:
             writer = csv.DictWriter(opened, list(trained.history[0]), lineterminator="\n")
             writer.writeheader()
@@ -84,12 +83,7 @@ def load_denoiser(
 
 def load_weights(denoiser: Denoiser, path: Path) -> None:
     """Copy weights from a safetensors file into a denoiser of the same shape."""
-    try:
-        tensors = load_file(path)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; train the model again or name another folder") from None
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: truncated or not safetensors ({error}); copy or train it again") from None
+    tensors = read_tensors(path)
     wanted: dict[str, Tensor] = dict(denoiser.named_parameters())
     for name in sorted(set(wanted) | set(tensors)):
         have = tuple(tensors[name].shape) if name in tensors else None

@@ -47,6 +47,7 @@ ROOMS: dict[str, dict[str, str]] = {
         "artifacts": "checkpoints are whole under their name",
         "config": "its section of parameters",
         "errors": "a loss that is not finite",
+        "tensors": "checkpoints hold tensors",
     },
     "data": {
         "methods.interface": "the stream yields a Batch and its Draws",
@@ -80,6 +81,7 @@ ROOMS: dict[str, dict[str, str]] = {
         "artifacts": "the artifact",
         "config": "suggests the near weights",
         "errors": "bad input",
+        "tensors": "weights and EMAs",
     },
     "evaluation": {
         "artifacts": "the cache of features",
@@ -90,6 +92,7 @@ ROOMS: dict[str, dict[str, str]] = {
     "mixtures": {"schedules": "levels", "errors": "bad input"},
     "artifacts": {"errors": "bad input"},
     "config": {"errors": "bad input"},
+    "tensors": {"errors": "a truncated file"},
     "vision": {},
     "errors": {},
 }

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mcm.artifacts import atomic_folder, write_json
+from mcm.errors import UserError
+from mcm.tensors import read_tensors, write_tensors
 
 TENSORS, STATE = "tensors.safetensors", "state.json"
 
@@ -40,8 +40,7 @@ class CheckpointFolder:
     def save(self, checkpoint: Checkpoint) -> None:
         """Write one checkpoint and drop all but the newest `keep`."""
         with atomic_folder(self.folder / f"checkpoint-{checkpoint.iteration:08d}") as temporary:
-            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
-            save_file(tensors, temporary / TENSORS)
+            write_tensors(temporary / TENSORS, checkpoint.tensors)
             state: dict[str, Any] = {
                 "fingerprint": self.fingerprint,
                 "iteration": checkpoint.iteration,
@@ -73,8 +72,8 @@ class CheckpointFolder:
             state = json.loads((folder / STATE).read_text())
             if state["fingerprint"] != self.fingerprint or state["sha256"] != _sha256(folder / TENSORS):
                 return None
-            return Checkpoint(state["iteration"], load_file(folder / TENSORS), state["history"])
-        except (OSError, ValueError, KeyError, SafetensorError):
+            return Checkpoint(state["iteration"], read_tensors(folder / TENSORS), state["history"])
+        except (OSError, ValueError, KeyError, UserError):
             return None
 
 

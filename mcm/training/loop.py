@@ -204,5 +204,6 @@ def _restore(
     moments = [key for key in tensors if key.startswith("adam.")]
     for key in moments:
         moment, name = key.removeprefix("adam.").split("/", 1)
-        value = tensors[key] if moment == "step" else tensors[key].to(parameters[name].device)
+        # Laid out as the parameter is, so that the update reads memory in the same order and rounds alike.
+        value = tensors[key] if moment == "step" else torch.empty_like(parameters[name]).copy_(tensors[key])
         optimizer.state[parameters[name]][moment] = value
