@@ -55,7 +55,7 @@ def test_a_second_repro_runs_nothing(project: Path) -> None:
 def test_metrics_plots_and_report_are_declared_and_there(project: Path) -> None:
     metrics = json.loads(run("dvc", "metrics", "show", "--json", cwd=project).split("\n")[0])
     assert any("summary.json" in name for name in metrics[""]["data"])
-    assert "dial.csv" in run("dvc", "plots", "show", "--json", cwd=project)
+    assert '"dial"' in run("dvc", "plots", "show", "--json", cwd=project)
     assert (project / "artifacts/report/index.html").stat().st_size > 10_000
 
 
