@@ -1,7 +1,6 @@
 """Gaussian mixtures, where the method's claims meet exact answers (properties 3 and 6)."""
 
 import copy
-import itertools
 
 import pytest
 import torch
@@ -9,7 +8,8 @@ import torch
 from mcm.denoiser import Denoiser
 from mcm.errors import UserError
 from mcm.methods.consistency import Consistency, TeacherSteps
-from mcm.methods.interface import Batch, Draws
+from mcm.methods.interface import Batch, Draws, uniform_integer
+from mcm.methods.losses import squared
 from mcm.mixtures import GaussianMixture
 from mcm.networks.mlp import MLPConfig
 from mcm.networks.presets import build
@@ -17,7 +17,6 @@ from mcm.schedules import NoiseLevel, cosine, uniform_grid
 from mcm.steps import addim, ddim, eps_from_x, heun, noise, norm_sq
 
 SCHEDULE = cosine()
-LINE = GaussianMixture(torch.tensor([0.5, 0.5]), torch.tensor([[-1.0], [1.0]]), torch.tensor([0.2, 0.2]))
 
 
 def level(t: float, batch: int) -> NoiseLevel:
@@ -242,35 +241,46 @@ def test_property_3_over_the_data_addim_restores_the_norm_but_for_the_orthogonal
 
 # Property 6: students of the exact teacher
 
+COMB = GaussianMixture(torch.ones(4), torch.tensor([[-1.5], [-0.5], [0.5], [1.5]]), torch.full((4,), 0.1))
 
-def train_student(student_steps: int, iterations: int = 2000, batch_size: int = 256) -> Denoiser:
-    """The EMA of an MLP distilled from the exact teacher on LINE."""
-    torch.manual_seed(0)
-    student = Denoiser(build(MLPConfig(dimensions=1, width=64, blocks=2, embedding=64)))
-    ema = copy.deepcopy(student).requires_grad_(False)
-    # x_var_frac 0: aDDIM mends the norm of vectors of many dimensions, and the ODE of a line is plain DDIM's limit.
-    method = Consistency(
-        SCHEDULE, student_steps, TeacherSteps(64, 64, 0), LINE.posterior_mean, x_var_frac=0.0, distance="squared"
-    )
-    optimizer = torch.optim.Adam(student.parameters(), fused=True)
+
+def train(denoiser: Denoiser, loss, iterations: int, generator: torch.Generator, batch_size: int = 256) -> Denoiser:
+    """The EMA of `denoiser` after Adam on `loss(denoiser, x, draws)`, draws of COMB and of Algorithm 1."""
+    denoiser = copy.deepcopy(denoiser)
+    ema = copy.deepcopy(denoiser)
+    optimizer = torch.optim.Adam(denoiser.parameters())
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=iterations)
-    generator = torch.Generator().manual_seed(0)
     no_seeds = torch.zeros(batch_size, dtype=torch.long)
-    for iteration in range(iterations):
-        eps = torch.randn(batch_size, 1, generator=generator)
+    for _ in range(iterations):
+        x = COMB.sample(batch_size, generator).float()
         segment, time, label = torch.rand(3, batch_size, generator=generator, dtype=torch.float64)
-        batch = Batch(LINE.sample(batch_size, generator).float(), None)
-        loss = method.loss(student, batch, Draws(eps, segment, time, label, no_seeds), iteration).per_image.mean()
+        eps = torch.randn(batch_size, 1, generator=generator)
         optimizer.zero_grad()
-        loss.backward()
+        loss(denoiser, x, Draws(eps, segment, time, label, no_seeds)).mean().backward()
         optimizer.step()
         schedule.step()
         with torch.no_grad():
-            for averaged, value in zip(ema.parameters(), student.parameters(), strict=True):
+            for averaged, value in zip(ema.parameters(), denoiser.parameters(), strict=True):
                 averaged.lerp_(value, 0.01)
     return ema
 
 
+def teacher_loss(denoiser: Denoiser, x: torch.Tensor, draws: Draws) -> torch.Tensor:
+    """v-loss towards the exact posterior mean, which is what the v-loss towards x converges to."""
+    t = SCHEDULE((1 + uniform_integer(draws.time, 64)) / 64)
+    z_t = noise(x, draws.eps, t)
+    return squared(COMB.posterior_mean(z_t, t) - denoiser(z_t, t), t, 0.0)
+
+
+def student_loss(student_steps: int):
+    """Distillation from the exact teacher. x_var_frac 0: aDDIM is for many dimensions, a line's ODE is DDIM's limit."""
+    method = Consistency(
+        SCHEDULE, student_steps, TeacherSteps(64, 64, 0), COMB.posterior_mean, x_var_frac=0.0, distance="squared"
+    )
+    return lambda denoiser, x, draws: method.loss(denoiser, Batch(x, None), draws, 0).per_image
+
+
+@torch.no_grad()
 def sample(predict, steps: int, z: torch.Tensor) -> torch.Tensor:
     """Alg. 2: plain DDIM on the uniform grid."""
     grid = uniform_grid(SCHEDULE)(steps)
@@ -282,19 +292,29 @@ def sample(predict, steps: int, z: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.slow
 def test_property_6_students_of_the_exact_teacher_approach_the_flow_as_their_steps_grow():
-    """Root mean square error to the exact ODE map at 1000 quantiles of the noise, for 1, 2, 4 and 8 steps."""
+    """Mean distance to the exact ODE map at 1000 quantiles of the noise, for 1, 2, 4 and 8 steps, mean of three seeds.
+
+    Every student has the same short training. With a long one all of them come near the error of the teacher's 64
+    DDIM steps, and differ by less than their own scatter.
+    """
+    all_steps = (1, 2, 4, 8)
     quantiles = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
     z_1 = torch.special.ndtri(quantiles).float()[:, None]
-    exact = LINE.flow_by_quantiles(z_1)
+    exact = COMB.flow_by_quantiles(z_1)
 
-    def error(predict, steps: int) -> float:
-        return (sample(predict, steps, z_1) - exact).square().mean().sqrt().item()
+    def errors(predictors) -> torch.Tensor:
+        pairs = zip(predictors, all_steps, strict=True)
+        return torch.stack([(sample(predict, steps, z_1) - exact).abs().mean() for predict, steps in pairs])
 
-    all_steps = (1, 2, 4, 8)
-    students = [error(train_student(steps), steps) for steps in all_steps]
-    teachers = [error(LINE.posterior_mean, steps) for steps in all_steps]
-    print("students", students, "teacher's own DDIM", teachers)
-    assert all(more < fewer for fewer, more in itertools.pairwise(students)), students
-    assert students[-1] < students[0] / 2
-    assert students[0] < 0.1  # the data's own standard deviation is 1.02
-    assert all(student < teacher / 3 for student, teacher in zip(students, teachers, strict=True)), (students, teachers)
+    runs = []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed)
+        fresh = Denoiser(build(MLPConfig(dimensions=1, width=64, blocks=2, embedding=64)))
+        start = train(fresh, teacher_loss, 1000, generator)
+        runs.append(errors([train(start, student_loss(steps), 300, generator) for steps in all_steps]))
+    students = torch.stack(runs).mean(dim=0)
+    by_ddim = errors([COMB.posterior_mean] * 4)
+    print("students", students.tolist(), "exact teacher by DDIM in as many steps", by_ddim.tolist())
+    assert (students[1:] < 0.85 * students[:-1]).all(), students
+    assert (students < by_ddim / 2).all(), (students, by_ddim)

@@ -185,7 +185,7 @@ class UViT(nn.Module):
         self.narrow = nn.ModuleList(nn.Linear(b.channels, a.channels) for a, b in pairs)
         self.norm = nn.LayerNorm(stages[0].channels)
         self.write = _zero(nn.Linear(stages[0].channels, patch_channels))
-        self.to(memory_format=torch.channels_last)  # convolution weights lie as their images do
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # convolutions read it so
 
     def forward(
         self, z: Tensor, logsnr: Tensor, labels: Tensor | None = None, dropout_seeds: Tensor | None = None
