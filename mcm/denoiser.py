@@ -34,14 +34,19 @@ class Denoiser(nn.Module):
         return x_from_v(v.float(), z_t, t)
 
 
+def guide(x_cond: Tensor, x_uncond: Tensor, guidance: float) -> Tensor:
+    """Classifier-free guidance: `x = x_cond + g (x_cond - x_uncond)`."""
+    return x_cond + guidance * (x_cond - x_uncond)
+
+
 def guided(f: Predictor, guidance: float, null_label: int) -> Predictor:
-    """Classifier-free guidance: `x = x_cond + g (x_cond - x_uncond)`. Guidance 0 is the conditional model itself."""
+    """A predictor with classifier-free guidance; guidance 0 is the conditional model itself."""
     if guidance == 0.0:
         return f
 
     def predict(z_t: Tensor, t: NoiseLevel, labels: Tensor, dropout_seeds: Tensor | None = None) -> Tensor:
         x_cond = f(z_t, t, labels, dropout_seeds)
         x_uncond = f(z_t, t, labels.new_full(labels.shape, null_label), dropout_seeds)
-        return x_cond + guidance * (x_cond - x_uncond)
+        return guide(x_cond, x_uncond, guidance)
 
     return predict

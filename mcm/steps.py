@@ -53,12 +53,14 @@ def inv_ddim(z_s: Tensor, z_t: Tensor, t: NoiseLevel, s: NoiseLevel) -> Tensor:
 def addim(x_hat: Tensor, z_t: Tensor, t: NoiseLevel, s: NoiseLevel, x_var: Tensor) -> Tensor:
     """Adjusted DDIM (Eq. 14, Alg. 3): eps_hat inflated so that ||z_s|| has the norm that noise would give it.
 
-    `x_var` `[B]` is the posterior variance of x per dimension. With `x_var` 0 this is `ddim` bit for bit.
+    `x_var` `[B]` is the posterior variance of x per dimension. With `x_var` 0, or no predicted noise to inflate, this is
+    `ddim` bit for bit.
     """
-    dimensions = z_t[0].numel()
     eps_hat = eps_from_x(x_hat, z_t, t)
+    length = norm_sq(eps_hat.double())
+    per_dimension = torch.where(length > 0, z_t[0].numel() / length, 0.0)
     z_var = x_gain(t, s).square() * x_var.double()
-    inflated = (s.sigma.square() + dimensions / norm_sq(eps_hat.double()) * z_var).sqrt()
+    inflated = (s.sigma.square() + per_dimension * z_var).sqrt()
     return ddim(x_hat, z_t, t, s) + per_image(inflated - s.sigma, z_t) * eps_hat
 
 

@@ -76,6 +76,8 @@ def train_student(
     """Train the `student_steps`-step student of `teacher` on `dataset` by `method` and write it to `out`."""
     config = student_config(params, method, student_steps)
     images = ImageSet.open(dataset, "train")
+    if config.guidance and not images.num_classes:
+        raise UserError(f"{dataset}: guidance is {config.guidance}, and this data set has no classes; set it to 0")
     with processes() as group:
         loaded = load_denoiser(teacher, config.teacher_ema, group.device, config.precision == "bf16")
         network = _network(loaded, images, teacher)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mcm.denoiser import Predictor, guided
+from mcm.denoiser import Predictor, guide
 from mcm.methods.interface import Batch, Draws, Loss, uniform_integer
 from mcm.methods.losses import DISTANCES
 from mcm.schedules import NoiseLevel
@@ -80,7 +80,8 @@ class Consistency:
         with torch.no_grad():
             x_cond = x_teacher = self.teacher(z_t, t, batch.labels)
             if self.guidance:
-                x_teacher = guided(self.teacher, self.guidance, self.null_label)(z_t, t, batch.labels)
+                null = torch.full((len(z_t),), self.null_label, device=z_t.device)
+                x_teacher = guide(x_cond, self.teacher(z_t, t, null), self.guidance)
             x_var = self.x_var_frac * norm_sq(x_cond - batch.images) / x_cond[0].numel()
             return addim(x_teacher, z_t, t, s, x_var)
 
