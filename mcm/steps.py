@@ -53,8 +53,8 @@ def inv_ddim(z_s: Tensor, z_t: Tensor, t: NoiseLevel, s: NoiseLevel) -> Tensor:
 def addim(x_hat: Tensor, z_t: Tensor, t: NoiseLevel, s: NoiseLevel, x_var: Tensor) -> Tensor:
     """Adjusted DDIM (Eq. 14, Alg. 3): eps_hat inflated so that ||z_s|| has the norm that noise would give it.
 
-    `x_var` `[B]` is the posterior variance of x per dimension. With `x_var` 0, or no predicted noise to inflate, this is
-    `ddim` bit for bit.
+    `x_var` `[B]` is the posterior variance of x per dimension. With `x_var` 0, or with no predicted noise to inflate,
+    this is `ddim` bit for bit.
     """
     eps_hat = eps_from_x(x_hat, z_t, t)
     length = norm_sq(eps_hat.double())
