@@ -42,7 +42,8 @@ def tiny_params() -> dict[str, Any]:
                 "checkpoint_every": 8,
                 "teacher_steps": {"first": 8, "last": 32, "iterations": 12},
             },
-            **{name: {} for name in ("cd", "ct", "cd-1", "cd-2", "ct-1", "ct-2")},
+            **{name: {} for name in ("cd", "ct", "cd-1", "ct-1", "ct-2")},
+            "cd-2": {"iterations": 16},
         },
         "evaluation": {
             "samples": 16,
