@@ -45,6 +45,8 @@ def student_config(params: Mapping[str, Any], method: str, student_steps: int) -
     """The parameters of one student: `students.common`, then `students.<method>`, then `students.<method>-<steps>`."""
     if method not in METHODS:
         raise UserError(f"method '{method}' is unknown; {suggest(method, list(METHODS))}")
+    if student_steps < 1:
+        raise UserError(f"student_steps is {student_steps}: choose 1 or more; 1 is a consistency model")
     students = params.get("students") or {}
     name = f"{method}-{student_steps}"
     merged: dict[str, Any] = {}
@@ -54,7 +56,7 @@ def student_config(params: Mapping[str, Any], method: str, student_steps: int) -
             merged[key] = {**merged[key], **value} if both else value
     config = StudentConfig.parse(merged, f"parameters, section 'students' ({name})")
     fewest = min(config.teacher_steps.first, config.teacher_steps.last)
-    if not 1 <= student_steps <= fewest:
+    if student_steps > fewest:
         raise UserError(
             f"student_steps is {student_steps}: choose 1 to {fewest}, the smallest number of teacher steps, "
             "or raise students.common.teacher_steps"

@@ -74,7 +74,7 @@ def test_a_teacher_is_refused(
 @pytest.mark.parametrize(
     ("method", "steps", "message"),
     [
-        ("cd", "0", "student_steps is 0: choose 1 to 8"),
+        ("cd", "0", "student_steps is 0: choose 1 or more"),
         ("cd", "9", "student_steps is 9: choose 1 to 8"),
         ("cdd", "1", "method 'cdd' is unknown; did you mean 'cd'?"),
     ],
