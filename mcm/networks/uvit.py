@@ -72,13 +72,16 @@ class Embedding(nn.Module):
         return F.silu(embedding)
 
 
+EXPLICIT_ATTENTION_LIMIT = 256  # N up to which plain products win on a CPU
+
+
 def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Softmax attention over `[B, heads, N, C]`.
 
-    On a CPU the backward pass of the fused kernel costs more than the two products it saves at the N of these networks
-    (64 to 1024): `python benchmarks/attention.py`.
+    On a CPU, for sequences as short as those of the small networks, the backward pass of the fused kernel costs more than
+    the two products it saves: `python benchmarks/attention.py`.
     """
-    if query.device.type != "cpu":
+    if query.device.type != "cpu" or query.shape[-2] > EXPLICIT_ATTENTION_LIMIT:
         return F.scaled_dot_product_attention(query, key, value)
     weights = (query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5).softmax(dim=-1)
     return weights.to(value.dtype) @ value
