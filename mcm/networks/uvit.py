@@ -78,8 +78,8 @@ EXPLICIT_ATTENTION_LIMIT = 256  # N up to which plain products win on a CPU
 def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Softmax attention over `[B, heads, N, C]`.
 
-    On a CPU, for sequences as short as those of the small networks, the backward pass of the fused kernel costs more than
-    the two products it saves: `python benchmarks/attention.py`.
+    On a CPU, for sequences as short as those of the small networks, the backward pass of the fused kernel costs more
+    than the two products it saves: `python benchmarks/attention.py`.
     """
     if query.device.type != "cpu" or query.shape[-2] > EXPLICIT_ATTENTION_LIMIT:
         return F.scaled_dot_product_attention(query, key, value)
