@@ -111,7 +111,7 @@ def test_loss_is_algorithm_1_written_out_image_by_image(batch):
     """A second implementation, in scalars: distillation, 4 student steps of 3 teacher steps."""
     draws = make_draws()
     consistency = method(4, 12, teacher=half_teacher, huber_epsilon=0.1)
-    found = consistency.loss(lambda z, t, labels, seeds: 0.3 * z, batch, draws, 0).per_image
+    found = consistency.loss(lambda z, t, labels, seeds: 0.3 * z, batch, draws, 0)
     for i in range(BATCH):
         x, eps = batch.images[i].double(), draws.eps[i].double()
         step, n_rel = int(draws.segment[i] * 4), 1 + int(draws.time[i] * 3)
@@ -149,7 +149,7 @@ def test_property_4_reference_at_the_segments_end_does_not_see_the_student(teach
                 x_hat[at_step] = broken
             return x_hat
 
-        loss = consistency.loss(student, batch, draws, 0).per_image
+        loss = consistency.loss(student, batch, draws, 0)
         return loss, torch.autograd.grad(loss.mean(), weight)[0]
 
     expected = loss_and_gradient(None)
@@ -171,7 +171,7 @@ def test_property_5_training_with_as_many_student_as_teacher_steps_is_diffusion(
             return weight * z
 
         ct = method(steps, steps, distance="squared").loss(student, batch, draws, 0)
-        return ct.per_image, Diffusion(SCHEDULE).loss(student, batch, same_times, 0).per_image
+        return ct, Diffusion(SCHEDULE).loss(student, batch, same_times, 0)
 
     weight = torch.tensor(0.3, requires_grad=True)
     ct, diffusion = losses(weight)
@@ -276,7 +276,7 @@ def test_student_that_knows_the_image_has_no_training_loss(batch):
         return batch.images
 
     loss = method(4, 64, distance="squared").loss(oracle, batch, make_draws(), 0)
-    assert loss.per_image.max() < 1e-6
+    assert loss.max() < 1e-6
 
 
 # Diffusion training
@@ -289,7 +289,7 @@ def test_diffusion_loss_is_the_mean_square_of_v(batch):
     z_t = alpha * batch.images + sigma * draws.eps
     v, x_hat = alpha * draws.eps - sigma * batch.images, 0.3 * z_t
     v_hat = (alpha * z_t - x_hat) / sigma
-    found = Diffusion(SCHEDULE).loss(lambda z, t, labels, seeds: 0.3 * z, batch, draws, 0).per_image
+    found = Diffusion(SCHEDULE).loss(lambda z, t, labels, seeds: 0.3 * z, batch, draws, 0)
     torch.testing.assert_close(found.double(), (v - v_hat).square().mean(dim=(1, 2, 3)), rtol=1e-4, atol=0)
 
 
@@ -297,7 +297,7 @@ def test_diffusion_at_time_zero_stays_finite(batch):
     draws = make_draws()
     at_zero = Draws(draws.eps, draws.segment, torch.zeros(BATCH).double(), draws.label, draws.dropout_seeds)
     loss = Diffusion(SCHEDULE).loss(lambda z, t, labels, seeds: z, batch, at_zero, 0)
-    assert loss.per_image.isfinite().all()
+    assert loss.isfinite().all()
 
 
 def test_labels_are_dropped_at_the_stated_rate_and_only_in_training_the_teacher(batch):

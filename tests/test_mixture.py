@@ -277,7 +277,7 @@ def student_loss(student_steps: int):
     method = Consistency(
         SCHEDULE, student_steps, TeacherSteps(64, 64, 0), COMB.posterior_mean, x_var_frac=0.0, distance="squared"
     )
-    return lambda denoiser, x, draws: method.loss(denoiser, Batch(x, None), draws, 0).per_image
+    return lambda denoiser, x, draws: method.loss(denoiser, Batch(x, None), draws, 0)
 
 
 @torch.no_grad()

@@ -50,7 +50,7 @@ def train(method: Method, start: Denoiser, iterations: int, seed: int, batch_siz
         eps = torch.randn(batch_size, 1, generator=generator)
         segment, time, label = torch.rand(3, batch_size, generator=generator, dtype=torch.float64)
         batch = Batch(MIXTURE.sample(batch_size, generator).float(), None)
-        loss = method.loss(model, batch, Draws(eps, segment, time, label, no_seeds), iteration).per_image.mean()
+        loss = method.loss(model, batch, Draws(eps, segment, time, label, no_seeds), iteration).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

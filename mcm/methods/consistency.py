@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mcm.denoiser import Predictor, guide
-from mcm.methods.interface import Batch, Draws, Loss, uniform_integer
+from mcm.methods.interface import Batch, Draws, uniform_integer
 from mcm.methods.losses import DISTANCES
 from mcm.schedules import NoiseLevel
 from mcm.steps import addim, ddim, inv_ddim, noise, norm_sq, per_image
@@ -85,7 +85,7 @@ class Consistency:
             x_var = self.x_var_frac * norm_sq(x_cond - batch.images) / x_cond[0].numel()
             return addim(x_teacher, z_t, t, s, x_var)
 
-    def loss(self, student: Predictor, batch: Batch, draws: Draws, iteration: int) -> Loss:
+    def loss(self, student: Predictor, batch: Batch, draws: Draws, iteration: int) -> Tensor:
         times = draw_times(draws, self.student_steps, self.teacher_steps(iteration))
         t, s, t_step = (
             self.schedule(index.double() / times.total)
@@ -100,8 +100,7 @@ class Consistency:
         # Where s == t_step the reference is z_s itself (Eq. 8), whatever the student says there.
         z_ref = torch.where(per_image(times.at_step, z_s).bool(), z_s, _ddim_or_same(x_ref, z_s, s, t_step))
         x_diff = inv_ddim(z_ref, z_t, t, t_step) - x_hat
-        loss = DISTANCES[self.distance](x_diff, t, self.huber_epsilon)
-        return Loss(loss, {"teacher_steps": torch.tensor(float(times.total))})
+        return DISTANCES[self.distance](x_diff, t, self.huber_epsilon)
 
 
 def _ddim_or_same(x_ref: Tensor, z_s: Tensor, s: NoiseLevel, t_step: NoiseLevel) -> Tensor:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from mcm.denoiser import Predictor
-from mcm.methods.interface import Batch, Draws, Loss, drop_labels
+from mcm.methods.interface import Batch, Draws, drop_labels
 from mcm.methods.losses import multiscale, v_difference
 from mcm.schedules import NoiseLevel
 from mcm.steps import noise
@@ -21,10 +21,9 @@ class Diffusion:
     null_label: int = 0
     multiscale_levels: int = 0
 
-    def loss(self, student: Predictor, batch: Batch, draws: Draws, iteration: int) -> Loss:
+    def loss(self, student: Predictor, batch: Batch, draws: Draws, iteration: int) -> Tensor:
         # Never exactly t = 0, where v is not determined by x.
         t = self.schedule(draws.time.clamp(min=1e-5))
         labels = drop_labels(batch.labels, draws.label, self.label_dropout, self.null_label)
         x_hat = student(noise(batch.images, draws.eps, t), t, labels, draws.dropout_seeds)
-        loss = multiscale(v_difference(batch.images - x_hat, t), self.multiscale_levels)
-        return Loss(loss, {})
+        return multiscale(v_difference(batch.images - x_hat, t), self.multiscale_levels)

@@ -32,19 +32,11 @@ class Batch:
     labels: Tensor | None
 
 
-@dataclass(frozen=True)
-class Loss:
-    """Loss per image `[B]`, to be averaged, and scalars for the log (0-d tensors, not synchronised)."""
-
-    per_image: Tensor
-    logs: dict[str, Tensor]
-
-
 class Method(Protocol):
     """A training method. `student` maps (z_t, t, labels, dropout_seeds) to x_hat."""
 
-    def loss(self, student: Predictor, batch: Batch, draws: Draws, iteration: int) -> Loss:
-        """The loss of one (micro-)batch at training iteration `iteration`, counted from 0."""
+    def loss(self, student: Predictor, batch: Batch, draws: Draws, iteration: int) -> Tensor:
+        """The loss of every image of a (micro-)batch, `[B]`, at training iteration `iteration`, counted from 0."""
         ...
 
 

@@ -102,7 +102,7 @@ def _backward(call: nn.Module, method: Method, batch: Batch, draws: Draws, itera
         if isinstance(call, DistributedDataParallel) and part < accumulate - 1:
             sync = call.no_sync()
         with sync:
-            loss = method.loss(call, _rows(batch, rows), _rows(draws, rows), iteration).per_image.sum() / size
+            loss = method.loss(call, _rows(batch, rows), _rows(draws, rows), iteration).sum() / size
             loss.backward()
         total += loss.detach()
     return total

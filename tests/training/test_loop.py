@@ -1,7 +1,6 @@
 """The training loop: resumption with the same bits, micro-batches, averages, what stops it."""
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -129,17 +128,33 @@ class NotFinite:
     def __init__(self, at: int):
         self.at = at
 
-    def loss(self, student: Denoiser, batch: Batch, draws: Draws, iteration: int) -> object:
+    def loss(self, student: Denoiser, batch: Batch, draws: Draws, iteration: int) -> torch.Tensor:
         loss = Diffusion(cosine(16)).loss(student, batch, draws, iteration)
-        return replace(loss, per_image=loss.per_image * float("nan")) if iteration == self.at else loss
+        return loss * float("nan") if iteration == self.at else loss
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_there(tiny_dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="iteration 6 of seed 0"):
-        run(tiny_dataset, tmp_path, method=NotFinite(6))  # type: ignore[arg-type]
+        run(tiny_dataset, tmp_path, method=NotFinite(6))
     kept = CheckpointFolder(tmp_path, "fingerprint", 2).newest()
     assert kept is not None and kept.iteration == 4
     assert all(tensor.isfinite().all() for tensor in kept.tensors.values())
+
+
+class SelfTaught(Diffusion):
+    """Diffusion that watches the student's EMAs from inside, as a method with a self-teacher does."""
+
+    def follow(self, emas: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
+        object.__setattr__(self, "emas", emas)
+
+
+def test_a_method_that_follows_the_emas_sees_them_as_they_are_kept(tiny_dataset: Path, tmp_path: Path) -> None:
+    method = SelfTaught(cosine(16))
+    trained = run(tiny_dataset, tmp_path, method=method)
+    followed = method.emas  # type: ignore[attr-defined]
+    assert set(followed) == {"ema_0.9", "ema_0.5"}
+    assert all(torch.equal(followed[e][k], v) for e in followed for k, v in trained.emas[e].items())
+    assert not torch.equal(followed["ema_0.9"]["network.write.weight"], followed["ema_0.5"]["network.write.weight"])
 
 
 def test_ema_is_the_weighted_mean_of_the_weights() -> None:
