@@ -16,9 +16,11 @@ pytestmark = pytest.mark.slow
 
 def kill_once_checkpointed(options: list[str], work: Path) -> None:
     """Start a training stage, wait for its first checkpoint, and kill it where it stands."""
-    process = subprocess.Popen([sys.executable, "-m", *options], cwd=ROOT, env=environment(), stderr=subprocess.DEVNULL)
+    said = work.with_suffix(".log")
+    with said.open("w") as log:
+        process = subprocess.Popen([sys.executable, "-m", *options], cwd=ROOT, env=environment(), stderr=log)
     while not list(work.glob("*/checkpoints/checkpoint-*")):
-        assert process.poll() is None, "the stage ended before it could be killed"
+        assert process.poll() is None, f"the stage ended before it could be killed\n{said.read_text()}"
         time.sleep(0.02)
     process.kill()
     assert process.wait() == -9
@@ -29,8 +31,8 @@ def teacher(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
     """A teacher trained without interruption, and the parameters of long enough runs."""
     folder = tmp_path_factory.mktemp("teacher")
     params = tiny_params()
-    params["teacher"] |= {"iterations": 300, "checkpoint_every": 20}
-    params["students"]["common"] |= {"iterations": 200, "checkpoint_every": 20}
+    params["teacher"] |= {"iterations": 600, "checkpoint_every": 10}
+    params["students"]["common"] |= {"iterations": 400, "checkpoint_every": 10}
     path = write_params(folder / "params.yaml", params)
     options = ["--params", path, "--dataset", tiny_dataset, "--out", folder / "teacher", "--work", folder / "work"]
     stage("train_teacher", *options)
