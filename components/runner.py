@@ -1,11 +1,13 @@
 """What the programs of all stages share: parameters from `params.yaml`, one-line errors, where training state lives."""
 
+import contextlib
 import errno
 import functools
 import hashlib
 import json
+import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -13,6 +15,7 @@ import yaml
 
 from mcm.config import Config, suggest
 from mcm.errors import UserError
+from mcm.training.stop import STATUS, StoppedError
 
 SECTIONS = ("data", "network", "schedule", "teacher", "variance", "students", "evaluation")
 
@@ -25,22 +28,36 @@ class Main(Protocol):
     def __call__(self, argv: list[str] | None = None) -> None: ...
 
 
+@contextlib.contextmanager
+def report_errors() -> Iterator[None]:
+    """Leave with one line on stderr instead of a traceback: status 2 for bad input, 130 for an interrupt.
+
+    Training that SIGTERM stopped leaves with status 143; of several processes, the leading one says so.
+    """
+    try:
+        yield
+    except UserError as error:
+        _leave(str(error), 2)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS):
+            raise
+        where = error.filename or "the output folder"
+        _leave(f"{where}: {error.strerror}; free or choose another place, then run the same command again", 2)
+    except StoppedError as stopped:
+        if int(os.environ.get("RANK", 0)) == 0:
+            print(stopped, file=sys.stderr)
+        sys.exit(STATUS)
+    except KeyboardInterrupt:
+        _leave("interrupted; the same command goes on from the newest checkpoint", 130)
+
+
 def command(main: Callable[[list[str] | None], None]) -> Main:
-    """Make `main(argv)` a program: bad input is one line on stderr and exit status 2, an interrupt is status 130."""
+    """Make `main(argv)` a program that reports its errors as one line (`report_errors`)."""
 
     @functools.wraps(main)
     def run(argv: list[str] | None = None) -> None:
-        try:
+        with report_errors():
             main(argv)
-        except UserError as error:
-            _leave(str(error), 2)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS):
-                raise
-            where = error.filename or "the output folder"
-            _leave(f"{where}: {error.strerror}; free or choose another place, then run the same command again", 2)
-        except KeyboardInterrupt:
-            _leave("interrupted; the same command goes on from the newest checkpoint", 130)
 
     return run
 

@@ -1,6 +1,7 @@
 """What both training stages do around `mcm.training`: batches in, one denoiser artifact out, state kept beside."""
 
-from collections.abc import Callable, Iterable, Mapping
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,11 @@ import torch
 from torch import nn
 
 from components.runner import fingerprint, work_folder
+from components.storage import is_remote
+from components.storage.checkpoints import MirroredCheckpoints
 from mcm.config import Config
 from mcm.data.arrays import ImageSet
+from mcm.data.sources.torchvision import cache_folder
 from mcm.data.stream import TrainingStream, loader
 from mcm.denoiser import Denoiser
 from mcm.methods.interface import Batch, Draws, Method
@@ -24,6 +28,8 @@ from mcm.training.distributed import Processes
 from mcm.training.loop import train
 
 PREVIEW_IMAGES, PREVIEW_COLUMNS = 16, 4
+
+Publish = Callable[[], bool]  # copies an artifact to where it outlives this machine; whether there is such a place
 
 
 class NetworkConfig(Config):
@@ -54,12 +60,15 @@ def fit(
     identity: Mapping[str, Any],
     sampler_steps: int,
     out: Path,
-    work: Path,
+    work: Path | str,
     processes: Processes,
+    publish: Publish | None = None,
 ) -> None:
-    """Train and publish. `identity` (parameters, input hashes) is what the artifact's bytes are a function of."""
-    folder = work_folder(work, name, identity)
-    checkpoints = CheckpointFolder(folder / "checkpoints", fingerprint(identity), config.keep_checkpoints)
+    """Train and write the artifact. `identity` (parameters, input hashes) is what its bytes are a function of.
+
+    Checkpoints lie under `work`, a folder or a `gs://` prefix, and are removed once the artifact is as safe as they
+    are: those in a bucket only after `publish()`, which is called by the leading process, has said so.
+    """
     stream = TrainingStream(
         images,
         config.batch_size,
@@ -72,21 +81,39 @@ def fit(
     def batches(start: int, stop: int) -> Iterable[tuple[Batch, Draws]]:
         return loader(stream, start, stop, config.workers)
 
-    trained = train(
-        name,
-        denoiser,
-        method,
-        batches,
-        config,
-        checkpoints,
-        processes,
-        logs=folder / "logs",
-        preview=preview(network, schedule, sampler_steps, config.seed),
-    )
-    if processes.leads:
-        save_denoiser(out, trained, network, schedule, identity)
-        checkpoints.clear()
-    processes.barrier()
+    folder = work_folder(cache_folder() / "work" if is_remote(work) else Path(work), name, identity)
+    with _checkpoints(folder, work, identity, config.keep_checkpoints, processes) as checkpoints:
+        trained = train(
+            name,
+            denoiser,
+            method,
+            batches,
+            config,
+            checkpoints,
+            processes,
+            logs=folder / "logs",
+            preview=preview(network, schedule, sampler_steps, config.seed),
+        )
+        if processes.leads:
+            save_denoiser(out, trained, network, schedule, identity)
+            published = publish() if publish else False
+            if published or not is_remote(work):
+                checkpoints.clear()
+        processes.barrier()
+
+
+@contextlib.contextmanager
+def _checkpoints(
+    folder: Path, work: Path | str, identity: Mapping[str, Any], keep: int, processes: Processes
+) -> Iterator[CheckpointFolder]:
+    """The checkpoints of a run, in `folder`; where `work` is a bucket's, they are kept there too."""
+    here, key = folder / "checkpoints", fingerprint(identity)
+    if not is_remote(work):
+        yield CheckpointFolder(here, key, keep)
+        return
+    uri = f"{str(work).rstrip('/')}/{folder.name}/checkpoints"
+    with contextlib.closing(MirroredCheckpoints(here, key, keep, uri, processes)) as checkpoints:
+        yield checkpoints
 
 
 def preview(network: UViTConfig, schedule: CosineSchedule, steps: int, seed: int) -> Callable[[nn.Module], np.ndarray]:

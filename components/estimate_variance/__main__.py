@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from components.places import location, places
 from components.runner import command, read_params
 
 
@@ -11,14 +12,16 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m components.estimate_variance", description="Measure the posterior variance that aDDIM needs."
     )
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="parameters file")
-    parser.add_argument("--dataset", type=Path, required=True, help="folder made by prepare_data")
-    parser.add_argument("--teacher", type=Path, required=True, help="folder made by train_teacher")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write the table to")
+    parser.add_argument("--params", type=location, default=Path("params.yaml"), help="parameters file")
+    parser.add_argument("--dataset", type=location, required=True, help="folder made by prepare_data")
+    parser.add_argument("--teacher", type=location, required=True, help="folder made by train_teacher")
+    parser.add_argument("--out", type=location, required=True, help="folder to write the table to")
     args = parser.parse_args(argv)
     from components.estimate_variance.stage import estimate_variance  # late: --help answers without torch
 
-    estimate_variance(read_params(args.params), args.dataset, args.teacher, args.out)
+    with places() as local:
+        params, dataset, teacher = (local.fetch(given) for given in (args.params, args.dataset, args.teacher))
+        estimate_variance(read_params(params), dataset, teacher, local.out(args.out))
 
 
 if __name__ == "__main__":

@@ -5,10 +5,24 @@ from pathlib import Path
 from typing import Any
 
 from components.runner import section
+from components.storage import fetch, is_remote
 from mcm.data.config import DataConfig
 from mcm.data.prepare import prepare
+from mcm.data.sources.torchvision import cache_folder
+from mcm.errors import UserError
 
 
 def prepare_data(params: Mapping[str, Any], out: Path) -> None:
-    """Write the data set that section `data` describes to the folder `out`. `params` is the whole of `params.yaml`."""
-    prepare(section(params, "data", DataConfig), out)
+    """Write the data set that section `data` describes to the folder `out`. `params` is the whole of `params.yaml`.
+
+    Where `data.path` is in a bucket, a copy of it is kept by its content and read instead. The data set is the same.
+    """
+    config = section(params, "data", DataConfig)
+    if config.path is None or not is_remote(config.path):
+        prepare(config, out)
+        return
+    copy = fetch(config.path, cache_folder() / "objects")
+    try:
+        prepare(config.model_copy(update={"path": str(copy)}), out)
+    except UserError as error:
+        raise UserError(str(error).replace(str(copy), config.path.rstrip("/"))) from None

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from components.places import location, places
 from components.runner import command, read_params
 
 
@@ -11,13 +12,14 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m components.report", description="Write one page about a teacher and its few-step students."
     )
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="parameters file")
+    parser.add_argument("--params", type=location, default=Path("params.yaml"), help="parameters file")
     parser.add_argument("--artifacts", type=Path, required=True, help="folder that holds what the other stages made")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write the report to")
+    parser.add_argument("--out", type=location, required=True, help="folder to write the report to")
     args = parser.parse_args(argv)
     from components.report.stage import report  # late: --help answers without it
 
-    report(read_params(args.params), args.artifacts, args.out)
+    with places() as local:
+        report(read_params(local.fetch(args.params)), args.artifacts, local.out(args.out))
 
 
 if __name__ == "__main__":

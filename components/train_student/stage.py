@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from components.training import fit
+from components.training import Publish, fit
 from mcm.artifacts import folder_md5
 from mcm.config import Config, suggest
 from mcm.data.arrays import ImageSet
@@ -51,7 +51,10 @@ def student_config(params: Mapping[str, Any], method: str, student_steps: int) -
     name = f"{method}-{student_steps}"
     merged: dict[str, Any] = {}
     for part in ("common", method, name):
-        for key, value in (students.get(part) or {}).items():
+        values = students.get(part) or {}
+        if not isinstance(values, Mapping):
+            raise UserError(f"parameters, section 'students', '{part}': holds {values!r}, and a mapping is needed")
+        for key, value in values.items():
             both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
             merged[key] = {**merged[key], **value} if both else value
     config = StudentConfig.parse(merged, f"parameters, section 'students' ({name})")
@@ -73,9 +76,13 @@ def train_student(
     dataset: Path,
     teacher: Path,
     out: Path,
-    work: Path,
+    work: Path | str,
+    publish: Publish | None = None,
 ) -> None:
-    """Train the `student_steps`-step student of `teacher` on `dataset` by `method` and write it to `out`."""
+    """Train the `student_steps`-step student of `teacher` on `dataset` by `method` and write it to `out`.
+
+    Checkpoints lie under `work`, a folder or `gs://` prefix. `publish` is called once `out` is whole, before they go.
+    """
     config = student_config(params, method, student_steps)
     images = ImageSet.open(dataset, "train")
     if config.guidance and not images.num_classes:
@@ -116,6 +123,7 @@ def train_student(
             out,
             work,
             group,
+            publish,
         )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import Field
 
 from components.runner import section
-from components.training import NetworkConfig, ScheduleConfig, fit, seeded
+from components.training import NetworkConfig, Publish, ScheduleConfig, fit, seeded
 from mcm.artifacts import folder_md5
 from mcm.data.arrays import ImageSet
 from mcm.denoiser import Denoiser
@@ -28,10 +28,13 @@ class TeacherConfig(TrainingConfig):
     multiscale_levels: int = Field(0, ge=0, description="2x2 average pools whose v-losses are added")
 
 
-def train_teacher(params: Mapping[str, Any], dataset: Path, out: Path, work: Path) -> None:
-    """Train a teacher on `dataset` and write it to `out`; checkpoints and logs lie under `work`.
+def train_teacher(
+    params: Mapping[str, Any], dataset: Path, out: Path, work: Path | str, publish: Publish | None = None
+) -> None:
+    """Train a teacher on `dataset` and write it to `out`; checkpoints lie under `work`, a folder or `gs://` prefix.
 
-    `params` is the whole of `params.yaml`; the sections network, schedule and teacher are read.
+    `params` is the whole of `params.yaml`; the sections network, schedule and teacher are read. `publish` is called
+    once `out` is whole, before the checkpoints go.
     """
     config = section(params, "teacher", TeacherConfig)
     chosen = section(params, "network", NetworkConfig)
@@ -51,4 +54,18 @@ def train_teacher(params: Mapping[str, Any], dataset: Path, out: Path, work: Pat
         "inputs": {"dataset": folder_md5(dataset)},
     }
     with processes() as group:
-        fit("teacher", denoiser, method, images, network, schedule, config, identity, PREVIEW_STEPS, out, work, group)
+        fit(
+            "teacher",
+            denoiser,
+            method,
+            images,
+            network,
+            schedule,
+            config,
+            identity,
+            PREVIEW_STEPS,
+            out,
+            work,
+            group,
+            publish,
+        )

@@ -38,8 +38,9 @@ class CheckpointFolder:
         self.keep = keep
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Write one checkpoint and drop all but the newest `keep`."""
-        with atomic_folder(self.folder / f"checkpoint-{checkpoint.iteration:08d}") as temporary:
+        """Write one checkpoint and drop all but it and those before it, `keep` in all."""
+        written = self.folder / f"checkpoint-{checkpoint.iteration:08d}"
+        with atomic_folder(written) as temporary:
             write_tensors(temporary / TENSORS, checkpoint.tensors)
             state: dict[str, Any] = {
                 "fingerprint": self.fingerprint,
@@ -48,8 +49,10 @@ class CheckpointFolder:
                 "history": checkpoint.history,
             }
             write_json(temporary / STATE, state)
-        for old in self._folders()[: -self.keep]:
-            shutil.rmtree(old)
+        # A later one is a broken one, which was passed over.
+        kept = [folder for folder in self._folders() if folder <= written][-self.keep :]
+        for other in set(self._folders()) - set(kept):
+            shutil.rmtree(other)
 
     def newest(self) -> Checkpoint | None:
         """The newest whole checkpoint of this run; broken ones are passed over. None where there is none."""

@@ -17,37 +17,75 @@ class Processes:
     rank: int
     world_size: int
     device: torch.device
+    local_rank: int = 0  # among the processes of this machine
 
     @property
     def leads(self) -> bool:
         return self.rank == 0
 
-    def mean(self, value: Tensor) -> Tensor:
-        """Mean of a tensor over all processes; a collective call where there are several."""
+    def total(self, value: Tensor) -> Tensor:
+        """Sum of a tensor over all processes; a collective call where there are several."""
         if self.world_size > 1:
             value = value.clone()
             dist.all_reduce(value)
-            value /= self.world_size
         return value
+
+    def agree(self, value: int) -> int:
+        """The value that the leading process gives; a collective call where there are several."""
+        if self.world_size > 1:
+            given = torch.tensor(value, device=self.device)
+            dist.broadcast(given, 0)
+            value = int(given)
+        return value
+
+    def vote(self) -> "Vote":
+        """A new vote among all processes; a collective call where there are several."""
+        return Vote(dist.new_group(backend="gloo") if self.world_size > 1 else None)
 
     def barrier(self) -> None:
         if self.world_size > 1:
             dist.barrier()
 
 
+class Vote:
+    """Whether any process says yes, asked once an iteration: the answer is that of one call before.
+
+    So nobody waits for an answer that is still on its way, and none of it meets a GPU: the group is one of CPUs. Alone,
+    the answer is at once.
+    """
+
+    def __init__(self, group: dist.ProcessGroup | None):
+        self._group = group
+        self._ballot: Tensor | None = None
+        self._counting: dist.Work | None = None
+
+    def cast(self, yes: bool) -> bool:
+        """Say yes or no; whether anybody said yes. Every process has the same answer to the same call."""
+        if self._group is None:
+            return yes
+        answer = False
+        if self._counting is not None and self._ballot is not None:
+            self._counting.wait()
+            answer = bool(self._ballot)
+        self._ballot = torch.tensor(int(yes))
+        self._counting = dist.all_reduce(self._ballot, dist.ReduceOp.MAX, group=self._group, async_op=True)
+        return answer
+
+
 @contextlib.contextmanager
 def processes() -> Iterator[Processes]:
     """Join the group that torchrun describes in the environment (NCCL on GPUs, gloo on CPUs), or run alone."""
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
     device = torch.device("cpu")
     if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
     joins = world_size > 1 and not dist.is_initialized()
     if joins:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        yield Processes(rank, world_size, device)
+        yield Processes(rank, world_size, device, local_rank)
     finally:
         if joins:
             dist.destroy_process_group()

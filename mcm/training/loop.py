@@ -18,6 +18,7 @@ from mcm.training.config import TrainingConfig
 from mcm.training.distributed import Processes
 from mcm.training.ema import EMAs
 from mcm.training.log import Progress
+from mcm.training.stop import Stop, StoppedError
 
 # loader(start, stop) yields this process's part of the batches of iterations start..stop-1.
 Loader = Callable[[int, int], Iterable[tuple[Batch, Draws]]]
@@ -48,7 +49,8 @@ def train(
     """Train `student` (a Denoiser, moved to the device here) by `method` for `config.iterations`.
 
     Resumes from the newest whole checkpoint. `preview(student)` makes a uint8 `[H, W, C]` grid for TensorBoard. A loss
-    or gradient that is not finite stops the run with a UserError before anything of it is kept.
+    or gradient that is not finite stops the run with a UserError before anything of it is kept. SIGTERM stops it with a
+    StoppedError, in all processes at the same iteration, once a checkpoint of it is written.
     """
     student.to(processes.device).train()
     parameters: dict[str, Tensor] = dict(student.named_parameters())
@@ -61,11 +63,12 @@ def train(
     if resumed is not None:
         start, history = resumed.iteration, list(resumed.history)
         _restore(resumed.tensors, parameters, emas, optimizer)
-    watch = _Watch(config, processes, resumed.tensors["log/sums"] if resumed else torch.zeros(3, dtype=torch.float64))
+    watch = _Watch(config, processes, resumed.tensors["log/sums"] if resumed else None)
     call = _parallel(student, config, processes)
     if isinstance(method, FollowsEMAs):
         method.follow(emas.shadows)
-    with Progress(name, start, config.iterations, config.batch_size, logs if processes.leads else None) as progress:
+    shown = Progress(name, start, config.iterations, config.batch_size, logs if processes.leads else None)
+    with Stop(processes) as stop, shown as progress:
         for iteration, (batch, draws) in enumerate(loader(start, config.iterations), start):
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate_at(iteration)
@@ -78,17 +81,20 @@ def train(
             progress.step()
             done = iteration + 1
             last = done == config.iterations
+            stopping = stop.agreed() and not last
             if done % config.log_every == 0 or last:
                 history.append({"iteration": done, **watch.row(), "learning_rate": config.learning_rate_at(iteration)})
                 progress.scalars(done, history[-1])
             if config.sample_every and preview and processes.leads and (done % config.sample_every == 0 or last):
                 progress.pictures(done, _with_ema(student, parameters, emas, preview))
-            if done % config.checkpoint_every == 0 or last:
-                sums = watch.share()
+            if done % config.checkpoint_every == 0 or last or stopping:
+                sums = watch.total()
                 if processes.leads:
                     tensors = {**_tensors(parameters, emas, optimizer), "log/sums": sums}
                     checkpoints.save(Checkpoint(done, tensors, history))
                 processes.barrier()
+            if stopping:
+                raise StoppedError(done, config.iterations)
     return Trained({k: v.detach() for k, v in parameters.items()}, emas.shadows, history)
 
 
@@ -122,14 +128,16 @@ def _parallel(student: nn.Module, config: TrainingConfig, processes: Processes) 
 class _Watch:
     """Sums of loss, gradient norm and count since the last log row, and the first step that was not finite.
 
-    All stay on the device: a step never waits for them. They are part of a checkpoint, so that a resumed run logs the
-    same rows.
+    All stay on the device: a step never waits for them. Their total is part of a checkpoint, so that a resumed run logs
+    the same rows: sums of float32 in float64 are exact, however they are split among processes.
     """
 
-    def __init__(self, config: TrainingConfig, processes: Processes, sums: Tensor):
+    def __init__(self, config: TrainingConfig, processes: Processes, total: Tensor | None):
         self.config = config
         self.processes = processes
-        self.sums = sums.to(processes.device)
+        self.sums = torch.zeros(3, dtype=torch.float64, device=processes.device)
+        if total is not None and processes.leads:
+            self.sums += total.to(processes.device)
         self.bad = torch.full((), -1, dtype=torch.int64, device=processes.device)
 
     def add(self, iteration: int, loss: Tensor, norm: Tensor) -> None:
@@ -137,20 +145,19 @@ class _Watch:
         self.bad = torch.where((self.bad < 0) & ~finite, iteration, self.bad)
         self.sums += torch.stack([loss, norm, torch.ones_like(loss)]).double()
 
-    def share(self) -> Tensor:
-        """Check the steps so far; the sums, `[3]`, the same in every process from here on."""
+    def total(self) -> Tensor:
+        """Check the steps so far; the sums over all processes, `[3]`."""
         bad = int(self.bad)
         if bad >= 0:  # in every process alike: the gradient's norm is that of the averaged gradient
             raise UserError(
                 f"training, iteration {bad} of seed {self.config.seed}: the loss or its gradient is not finite; "
                 "lower learning_rate or clip_norm, or set precision to float32; checkpoints before it are kept"
             )
-        self.sums = self.processes.mean(self.sums)
-        return self.sums
+        return self.processes.total(self.sums)
 
     def row(self) -> dict[str, float]:
         """Mean loss and gradient norm since the last row, over all processes."""
-        loss, norm, count = self.share().tolist()
+        loss, norm, count = self.total().tolist()
         self.sums.zero_()
         return {"loss": loss / count, "gradient_norm": norm / count}
 

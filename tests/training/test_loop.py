@@ -1,5 +1,8 @@
 """The training loop: resumption with the same bits, micro-batches, averages, what stops it."""
 
+import os
+import signal
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -21,6 +24,7 @@ from mcm.training.config import TrainingConfig
 from mcm.training.distributed import Processes
 from mcm.training.ema import EMAs
 from mcm.training.loop import Trained, train
+from mcm.training.stop import StoppedError
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 CONFIG = TrainingConfig(
@@ -51,15 +55,25 @@ class KilledError(Exception):
 
 
 def run(
-    dataset: Path, folder: Path, config: TrainingConfig = CONFIG, method: Method | None = None, stop: int | None = None
+    dataset: Path,
+    folder: Path,
+    config: TrainingConfig = CONFIG,
+    method: Method | None = None,
+    stop: int | None = None,
+    signalled: int | None = None,
 ) -> Trained:
-    """Train a fresh tiny network; `stop` raises KilledError before that iteration, as a kill between steps would."""
+    """Train a fresh tiny network; `stop` raises KilledError before that iteration, as a kill between steps would.
+
+    `signalled` sends this process SIGTERM before that iteration.
+    """
     stream = TrainingStream(ImageSet.open(dataset), config.batch_size, config.seed, config.mirror)
 
     def batches(start: int, end: int) -> Iterator[tuple[Batch, Draws]]:
         for iteration, item in enumerate(loader(stream, start, end, config.workers), start):
             if iteration == stop:
                 raise KilledError
+            if iteration == signalled:
+                os.kill(os.getpid(), signal.SIGTERM)
             yield item
 
     checkpoints = CheckpointFolder(folder, "fingerprint", config.keep_checkpoints)
@@ -89,6 +103,35 @@ def test_a_killed_run_ends_with_the_same_bits(
     assert same(whole, run(tiny_dataset, tmp_path / "killed", method=method))
 
 
+@pytest.mark.parametrize("signalled", [0, 3, 5, 7])
+def test_sigterm_writes_a_checkpoint_and_the_run_goes_on_with_the_same_bits(
+    tiny_dataset: Path, tmp_path: Path, signalled: int
+) -> None:
+    whole = run(tiny_dataset, tmp_path / "whole")
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(StoppedError) as stopped:
+        run(tiny_dataset, tmp_path / "stopped", signalled=signalled)
+    done = signalled + 1
+    assert str(stopped.value) == (f"stopped by SIGTERM at iteration {done} of 12; the same command goes on from there")
+    assert signal.getsignal(signal.SIGTERM) is before
+    kept = CheckpointFolder(tmp_path / "stopped", "fingerprint", 2).newest()
+    assert kept is not None and kept.iteration == done
+    assert same(whole, run(tiny_dataset, tmp_path / "stopped"))
+
+
+def test_sigterm_in_the_last_iteration_lets_the_run_end(tiny_dataset: Path, tmp_path: Path) -> None:
+    assert same(run(tiny_dataset, tmp_path / "a"), run(tiny_dataset, tmp_path / "b", signalled=11))
+
+
+def test_training_outside_the_main_thread_leaves_signals_alone(tiny_dataset: Path, tmp_path: Path) -> None:
+    """Python's signal handlers are set from the main thread only."""
+    results: list[Trained] = []
+    thread = threading.Thread(target=lambda: results.append(run(tiny_dataset, tmp_path / "thread")))
+    thread.start()
+    thread.join()
+    assert same(results[0], run(tiny_dataset, tmp_path / "main"))
+
+
 def test_the_number_of_loader_processes_changes_no_bit(tiny_dataset: Path, tmp_path: Path) -> None:
     alone = run(tiny_dataset, tmp_path / "alone")
     helped = run(tiny_dataset, tmp_path / "helped", CONFIG.model_copy(update={"workers": 2}))
@@ -114,6 +157,19 @@ def test_a_broken_checkpoint_is_passed_over(tiny_dataset: Path, tmp_path: Path) 
     newest = sorted((tmp_path / "broken").glob("checkpoint-*"))[-1] / "tensors.safetensors"
     newest.write_bytes(newest.read_bytes()[:-100])
     assert same(whole, run(tiny_dataset, tmp_path / "broken"))
+
+
+def test_a_broken_checkpoint_does_not_push_out_those_after_it(tiny_dataset: Path, tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"keep_checkpoints": 1, "checkpoint_every": 2})
+    whole = run(tiny_dataset, tmp_path / "whole", config)
+    with pytest.raises(KilledError):
+        run(tiny_dataset, tmp_path / "broken", config, stop=9)
+    (tmp_path / "broken" / "checkpoint-00000008" / "state.json").unlink()
+    with pytest.raises(KilledError):
+        run(tiny_dataset, tmp_path / "broken", config, stop=5)
+    kept = CheckpointFolder(tmp_path / "broken", "fingerprint", 1).newest()
+    assert kept is not None and kept.iteration == 4
+    assert same(whole, run(tiny_dataset, tmp_path / "broken", config))
 
 
 def test_the_last_k_checkpoints_are_kept_and_others_are_not_read(tiny_dataset: Path, tmp_path: Path) -> None:
