@@ -1,0 +1,1 @@
+"""conclude on Kubeflow Pipelines: the exit handler."""

@@ -1,0 +1,1 @@
+"""plan on Kubeflow Pipelines: what `matrix` is in dvc.yaml."""
