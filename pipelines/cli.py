@@ -1,4 +1,4 @@
-"""The command `mcm`: the stages, for people who do not want DVC. Nothing heavy is imported before it is needed."""
+"""The command `mcm`: the stages, and the pipeline on a cluster. Nothing heavy is imported before it is needed."""
 
 import importlib
 import sys
@@ -11,16 +11,29 @@ COMMANDS = {
     "sample": ("components.sample.__main__", "teacher or student -> pictures"),
     "evaluate": ("components.evaluate.__main__", "teacher or student -> FID, KID, precision, recall"),
     "report": ("components.report.__main__", "everything -> one HTML page"),
+    "pipeline run": ("pipelines.commands.run", "the whole graph on this machine, by KFP's local runner"),
+    "pipeline compile": ("pipelines.commands.compile", "the graph as YAML for a cluster"),
+    "pipeline submit": ("pipelines.commands.submit", "check, then start a run on a cluster"),
+    "pipeline status": ("pipelines.commands.status", "the stages of a run, as a live table"),
+    "pipeline wait": ("pipelines.commands.wait", "wait for a run; the exit status says how it ended"),
+    "pipeline logs": ("pipelines.commands.logs", "what a stage of a run printed"),
+    "pipeline cancel": ("pipelines.commands.cancel", "end a run"),
+    "pipeline resume": ("pipelines.commands.resume", "go on with a run that failed"),
+    "pipeline schedule": ("pipelines.commands.schedule", "runs by the clock"),
+    "pipeline profiles": ("pipelines.commands.profiles", "hardware profiles, and what each stage gets"),
+    "pipeline images": ("pipelines.commands.images", "images by digest: check, build, push"),
+    "pipeline components": ("pipelines.commands.components", "READMEs and component.yaml of the stages"),
 }
 
 
-def usage() -> str:
-    """The help text of `mcm`."""
-    rows = "\n".join(f"  {name:<14} {text}" for name, (_, text) in COMMANDS.items())
+def usage(group: str = "") -> str:
+    """The help text of `mcm`, or of the commands whose first word is `group`."""
+    listed = {name: text for name, (_, text) in COMMANDS.items() if name.startswith(group)}
+    rows = "\n".join(f"  {name:<20} {text}" for name, text in listed.items())
     return (
-        "usage: mcm COMMAND [OPTIONS]\n\n"
+        f"usage: mcm {group}COMMAND [OPTIONS]\n\n"
         "Multistep Consistency Models: from images to a sampler of 1 to 8 evaluations.\n\n"
-        f"{rows}\n\n`mcm COMMAND --help` lists its options. `dvc repro` runs them all."
+        f"{rows}\n\n`mcm COMMAND --help` lists its options. `dvc repro` runs all stages."
     )
 
 
@@ -29,6 +42,10 @@ def main(argv: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if argv is None else argv
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
+        return
+    group = f"{arguments[0]} "
+    if arguments[1:] in ([], ["-h"], ["--help"]) and any(name.startswith(group) for name in COMMANDS):
+        print(usage(group))
         return
     if arguments[0] == "--version":
         from importlib.metadata import version

@@ -27,9 +27,15 @@ from tests.chain.programs import ROOT, run
 
 LAYERS = ("mcm", "components", "pipelines")  # from the ground up
 BESIDE = ("benchmarks", "deploy", "docs", "studies", "tests")
-NOT_SCIENCE = ("kfp", "dvc", "google", "boto3", "mlflow", "wandb", "tensorboard", "torch.utils.tensorboard")
+NOT_SCIENCE = ("kfp", "kubernetes", "dvc", "google", "boto3", "mlflow", "wandb", "tensorboard", "torch.utils.tensorboard")
 LOGGER = ("tensorboard", "torch.utils.tensorboard")  # met in mcm/training alone
-HEAVY = ("torch", "torchvision", "matplotlib", "pandas", "scipy", "kfp", "dvc")
+HEAVY = ("torch", "torchvision", "matplotlib", "pandas", "scipy", "kfp", "kubernetes", "google.cloud", "dvc")
+# Where a client of the world outside is met in components: nowhere else, so that a stage runs without it.
+OUTSIDE = {
+    "kfp": ("components/kubeflow/", "/component.py"),
+    "kubernetes": ("components/kubeflow/",),
+    "google": ("components/storage/",),
+}
 
 # What a room of mcm knows of the others, and why. Nothing else, and no edge without a use.
 ROOMS: dict[str, dict[str, str]] = {
@@ -154,8 +160,14 @@ def test_the_science_knows_no_orchestrator_cloud_or_tracker() -> None:
     assert named("components", LOGGER) == []
 
 
+@pytest.mark.parametrize("client", OUTSIDE)
+def test_a_client_of_the_world_outside_is_met_in_its_place(client: str) -> None:
+    found = [entry.split(":")[0] for entry in named("components", (client,))]
+    assert found and [file for file in found if not any(place in file for place in OUTSIDE[client])] == []
+
+
 def test_no_stage_imports_another() -> None:
-    stages = {file.parent.name for file in (ROOT / "components").glob("*/__init__.py")}
+    stages = {file.parent.name for file in (ROOT / "components").glob("*/stage.py")}
     for stage in stages:
         others = tuple(f"components.{other}" for other in stages - {stage})
         assert named(f"components/{stage}", others) == []
@@ -223,7 +235,7 @@ STAGES = sorted({component_of(entry["cmd"]) for entry in dag().values()})
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_stage_is_a_folder_that_explains_itself(stage: str) -> None:
     folder = ROOT / "components" / stage
-    names = ("__init__.py", "__main__.py", "stage.py", "metadata.yaml", "README.md")
+    names = ("__init__.py", "__main__.py", "stage.py", "component.py", "metadata.yaml", "README.md", "component.yaml")
     assert [name for name in names if not (folder / name).is_file()] == []
     about = metadata(stage)
     assert about["name"] == stage

@@ -1,0 +1,1 @@
+"""The verbs of `mcm pipeline`, one module each, with `main(argv)`."""
