@@ -48,7 +48,7 @@ def compile_pipeline(profile: Profile, image: str, params: Mapping[str, Any], gi
 
 
 def as_yaml(component: BaseComponent) -> str:
-    """A component or pipeline as Kubeflow reads it, without kfp's comment on top: it lists defaults in a random order."""
+    """A component or pipeline as Kubeflow reads it, without kfp's comment on top, whose order is random."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "compiled.yaml")
         compiler.Compiler().compile(component, str(file))
@@ -66,7 +66,7 @@ def read_compiled(path: Path, allow_unpinned: bool = False) -> Compiled:
     again = "compile it again: mcm pipeline compile"
     try:
         text = Path(path).read_text()
-        documents = list(yaml.safe_load_all(text))
+        documents = list(yaml.load_all(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; {again}") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError):

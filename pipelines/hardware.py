@@ -18,14 +18,15 @@ QUEUE = "kueue.x-k8s.io/queue-name"
 def apply(task: "PipelineTask", stage: str, profile: Profile, image: str) -> None:
     """Set on `task` what `stage` runs on in `profile`. `image` is the reference that the task runs, by digest.
 
-    A stage on several nodes becomes a small pod that waits for a TrainJob or JobSet; what that asks for lies in its
-    environment. One pod would not do: a task of Kubeflow Pipelines is one pod.
+    A stage with a launcher becomes a small pod that waits for a TrainJob or JobSet; what that asks for lies in its
+    environment. A task of Kubeflow Pipelines is one pod, and its launcher dies of a SIGTERM at once, the program with
+    it: on several nodes a job is the only way, on a spot node the only one that leaves time for a checkpoint.
     """
     from kfp import kubernetes
 
     asked = profile.stage(stage)
     task.set_env_variable("MCM_IMAGE", image)
-    if asked.nodes > 1:
+    if asked.launcher:
         task.set_env_variable(JOB, job_request(stage, profile, image).model_dump_json(exclude_defaults=True))
         pod = profile.waiting
     else:
@@ -48,17 +49,17 @@ def apply(task: "PipelineTask", stage: str, profile: Profile, image: str) -> Non
     kubernetes.add_pod_label(task, PART, "multistep-consistency")
     kubernetes.add_pod_label(task, STAGE, stage)
     # A pod that waits for a queued job is not queued itself: waiting pods could fill the quota that their jobs need.
-    if asked.queue and asked.nodes == 1:
+    if asked.queue and not asked.launcher:
         kubernetes.add_pod_label(task, QUEUE, asked.queue)
 
 
 def job_request(stage: str, profile: Profile, image: str) -> JobRequest:
-    """What the task of a stage with several nodes asks the cluster for."""
+    """What the task of a stage with a launcher asks the cluster for."""
     asked, volume = profile.stage(stage), profile.volume
     devices = {asked.kind.resource: str(asked.count)} if asked.kind else {}
     limits = {"memory": asked.memory, **devices}
     return JobRequest(
-        launcher=asked.launcher or "TrainJob",
+        launcher=asked.launcher or "JobSet",
         nodes=asked.nodes,
         processes=asked.count if asked.kind and asked.kind.kind == "gpu" else 1,
         image=image,

@@ -61,7 +61,9 @@ class StageHardware(Config):
     machine: str | None = Field(None, description="GKE machine type; None takes any that fits")
     spot: bool = Field(False, description="on nodes that Google may take back")
     nodes: int = Field(1, ge=1)
-    launcher: Literal["TrainJob", "JobSet"] | None = Field(None, description="what brings up several nodes")
+    launcher: Literal["TrainJob", "JobSet"] | None = Field(
+        None, description="runs it as a job"
+    )
     runtime: str = Field("torch-distributed", description="ClusterTrainingRuntime of a TrainJob")
     cpu_request: Word
     cpu_limit: Word | None = None
@@ -148,7 +150,7 @@ class _File(Config):
     platform: Literal["gke", "kubernetes"]
     image: Literal["cpu", "cuda", "tpu"] = "cuda"
     volume: Volume | None = None
-    worker_account: str | None = Field("mcm-worker", description="service account of jobs' pods; None is the task's own")
+    worker_account: str | None = Field("mcm-worker", description="account of jobs' pods; None is the task's own")
     run_as_user: int = Field(10001, ge=1, description="user in the containers, that of the images")
     pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
     default: dict[str, Any]
@@ -232,6 +234,8 @@ def _check(where: str, stage: str, asked: StageHardware, file: _File) -> None:
         raise UserError(f"{where}: {stage} computes on the CPU, and would hold {_what(asked)}; leave accelerator out")
     if asked.nodes > 1 and stage not in SPREAD:
         raise UserError(f"{where}: {stage} runs in one process, and would hold {asked.nodes} nodes; set nodes to 1")
+    if asked.launcher and stage not in SPREAD:
+        raise UserError(f"{where}: {stage} is a task's own, and launcher is for training; leave launcher out")
     if asked.spot and file.platform != "gke":
         raise UserError(f"{where}: spot is GKE's; on another cluster give node_selector and tolerations of your own")
     if asked.machine and (file.platform != "gke" or asked.machine not in machines().machines):

@@ -27,7 +27,7 @@ class _StoppedError(Exception):
 
 
 def run_on_cluster(request: JobRequest, program: str, arguments: list[str], key: str) -> None:
-    """Run a stage's program on several nodes and wait for it. UserError with the job's reason where it fails.
+    """Run a stage's program as a job and wait for it. UserError with the job's reason where it fails.
 
     The job's name is a function of `key`, so a task that is tried again finds the job of its first try: it adopts one
     that runs, takes the result of one that is complete, and replaces one that failed. On SIGTERM the job is deleted.

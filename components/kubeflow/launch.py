@@ -1,4 +1,4 @@
-"""Run the program of a stage: in one process, over all devices of this pod, or on several nodes of the cluster."""
+"""Run the program of a stage: in one process, over all devices of this pod, or as a job on other nodes."""
 
 import json
 import os
@@ -16,22 +16,18 @@ from typing import Any
 from components.kubeflow.manifests import GRACE, JobRequest
 from mcm.errors import UserError
 
-JOB = "MCM_JOB"  # the environment variable in which a profile asks for several nodes
-SPREAD = (
-    "train_teacher",
-    "train_student",
-)  # programs that compute in several processes; in the others rank 0 would alone
+JOB = "MCM_JOB"  # the environment variable in which a profile asks for a job
+SPREAD = ("train_teacher", "train_student")  # programs of several processes; in the others rank 0 works alone
 TAIL = 40  # lines of a failed process that are shown
 
 
-def nodes() -> int:
-    """On how many nodes this task's stage runs. More than one share no disk: their arguments must be URIs."""
-    request = job_request()
-    return request.nodes if request else 1
+def elsewhere() -> bool:
+    """Whether this task's stage runs as a job on other nodes, which share no disk: its arguments must be URIs."""
+    return job_request() is not None
 
 
 def job_request() -> JobRequest | None:
-    """What the profile put into the environment of a task whose stage runs on several nodes."""
+    """What the profile put into the environment of a task whose stage runs as a job."""
     text = os.environ.get(JOB, "")
     if not text:
         return None
@@ -47,7 +43,7 @@ def job_request() -> JobRequest | None:
 def launch(program: str, arguments: list[str], processes: int | None = None, key: str | None = None) -> None:
     """Run `python -m components.<program> arguments...` to its end.
 
-    `processes` in this pod is one for each device where it is None. `key` names the work on several nodes, so that a
+    `processes` in this pod is one for each device where it is None. `key` names the work of a job, so that a
     task that is tried again finds its running job; None is the arguments themselves. A program that fails has said why
     in a line of its own, and this process leaves with its exit status. SIGTERM reaches the program, which is waited
     for. UserError where the cluster cannot or will not run the job.

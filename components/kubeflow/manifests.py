@@ -1,4 +1,4 @@
-"""Jobs over several nodes, as a Kubeflow TrainJob or as a JobSet. Both start the same command, torchrun, on each node.
+"""Jobs on one node or several, as a Kubeflow TrainJob or as a JobSet. Both start torchrun on each node.
 
 TrainJob: Kubeflow Trainer 2, `trainer.kubeflow.org/v1alpha1`, on the ClusterTrainingRuntime that the profile names.
 JobSet: `jobset.x-k8s.io/v1alpha2`, one indexed Job whose pods find rank 0 by its name in a headless service.
@@ -31,10 +31,10 @@ INHERITED = (
 
 
 class JobRequest(Config):
-    """What a task asks the cluster for when its stage runs on several nodes. Amounts are those of one node."""
+    """What a task asks the cluster for when its stage runs as a job. Amounts are those of one node."""
 
     launcher: Literal["TrainJob", "JobSet"]
-    nodes: int = Field(ge=2)
+    nodes: int = Field(ge=1)
     processes: int = Field(ge=1, description="one for each GPU; one on a TPU host, whose chips it drives alone")
     image: str
     runtime: str = "torch-distributed"

@@ -14,7 +14,7 @@ from typing import Any
 
 from kfp.dsl import Artifact
 
-from components.kubeflow.launch import launch, nodes
+from components.kubeflow.launch import elsewhere, launch
 from components.kubeflow.memo import Memo, identity_of
 from components.kubeflow.values import unpack
 from components.runner import fingerprint, report_errors
@@ -51,8 +51,8 @@ def run(
         if not memo.recall(made):
             if work:
                 options["work"] = f"{store}/state" if store and work == "state" else str(scratch / "work")
-            if nodes() > 1:
-                _on_several_nodes(stage, params, inputs, made, options, store, memo.key)
+            if elsewhere():
+                _elsewhere(stage, params, inputs, made, options, store, memo.key)
             else:
                 write_json(scratch / "params.json", params)
                 words = {"params": str(scratch / "params.json"), **options}
@@ -62,7 +62,7 @@ def run(
         publish(made, outputs)
 
 
-def _on_several_nodes(
+def _elsewhere(
     stage: str,
     params: Mapping[str, Any],
     inputs: Mapping[str, Artifact],
@@ -71,9 +71,11 @@ def _on_several_nodes(
     store: str,
     key: str,
 ) -> None:
-    """Run the program on nodes that this task asks for; they read and write by URI, since they share no disk."""
+    """Run the program as a job on other nodes, which read and write by URI, since they share no disk with this one."""
     if not store:
-        raise UserError(f"{stage}: several nodes meet in the store, and none is given; set the parameter 'store'")
+        raise UserError(
+            f"{stage}: its job and this task meet in the store; set the parameter 'store'"
+        )
     place = f"{store}/jobs/{stage}-{key[:12]}"
     write_bytes(f"{place}/params.json", json.dumps(params).encode())
     words = {"params": f"{place}/params.json", **options}

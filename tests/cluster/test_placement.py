@@ -52,10 +52,10 @@ def compiled(profile: str) -> dict[str, dict[str, Any]]:
 
 
 def workers(profile: str) -> dict[str, list[dict[str, Any]]]:
-    """The pods of the jobs that the stages on several nodes make, by task: one for each node."""
+    """The pods of the jobs that stages with a launcher make, by task: one for each node."""
     made = {}
     for stage in ("train_teacher", "train_student"):
-        if load_profile(profile).stage(stage).nodes > 1:
+        if load_profile(profile).stage(stage).launcher:
             request = job_request(stage, load_profile(profile), IMAGE)
             place = Place(namespace="kubeflow", service_account="mcm-pipeline")
             job = manifest(request, stage, ["--out", "gs://bucket/out"], f"mcm-{stage.replace('_', '-')}", place, {})

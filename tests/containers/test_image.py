@@ -144,6 +144,7 @@ def test_a_pushed_image_is_locked_and_found_under_the_digest_of_the_registry(
     registry: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small_tree(tmp_path / "tree", monkeypatch, "scratch")
+    (tmp_path / "tree/mcm/a.py").write_text(str(tmp_path))  # an image that no run before has left
     built = images.build("cpu", registry=f"{registry}/mcm", push=True)
     assert images.image("cpu").reference == built.reference and not built.local
     podman("image", "rm", "--force", f"{built.repository}:0")
@@ -153,3 +154,4 @@ def test_a_pushed_image_is_locked_and_found_under_the_digest_of_the_registry(
     with pytest.raises(UserError, match=r"^podman build --file: failed with status 125; its last lines say why$"):
         images.build("cpu", base=f"{registry}/mcm/nothing:1")
     assert images.image("cpu") == built
+    podman("image", "rm", "--force", built.reference)

@@ -98,7 +98,7 @@ def test_bad_input_of_a_stage_is_its_one_line_and_status_2(
     assert not (tmp_path / "out").exists() and not (tmp_path / "store" / "memo").exists()
 
 
-def test_several_nodes_get_everything_by_uri_and_leave_the_same(
+def test_a_job_gets_everything_by_uri_and_leaves_the_same(
     tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The program really runs, here once instead of on the nodes of a job."""
@@ -112,7 +112,7 @@ def test_several_nodes_get_everything_by_uri_and_leave_the_same(
         given.append(arguments)
         launch(program, arguments)
 
-    monkeypatch.setattr(task, "nodes", lambda: 2)
+    monkeypatch.setattr(task, "elsewhere", lambda: True)
     monkeypatch.setattr(task, "launch", on_nodes)
     store = str(tmp_path / "two")
     run("train_teacher", sections, {"dataset": dataset}, {"out": spread}, store, work="state")
@@ -127,8 +127,8 @@ def test_several_nodes_get_everything_by_uri_and_leave_the_same(
     assert not (tmp_path / "two" / "jobs").exists() or not list((tmp_path / "two" / "jobs").iterdir())
 
 
-def test_several_nodes_need_a_store(tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(task, "nodes", lambda: 2)
+def test_a_job_needs_a_store(tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(task, "elsewhere", lambda: True)
     with pytest.raises(SystemExit) as left:
         run("train_teacher", {}, {"dataset": Dataset(uri=str(tiny_dataset))}, {"out": Artifact(uri=str(tmp_path))})
     assert left.value.code == 2

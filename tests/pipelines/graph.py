@@ -19,7 +19,7 @@ class Task:
 
 def tasks_of(text: str) -> dict[str, Task]:
     """The tasks of compiled YAML, by name."""
-    spec = next(yaml.safe_load_all(text))
+    spec = next(yaml.load_all(text, yaml.CSafeLoader))
     found: dict[str, Task] = {}
     _walk(spec, spec["root"], {}, "", found)
     return found

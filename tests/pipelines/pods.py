@@ -22,7 +22,7 @@ def pods_of(compiled: str) -> dict[str, dict[str, Any]]:
 
 def executors_of(compiled: str) -> Iterator[tuple[str, Any, ContainerSpec, KubernetesExecutorConfig]]:
     """(name, PipelineTaskSpec, container, platform configuration) of each task with a container."""
-    documents = list(yaml.safe_load_all(compiled))
+    documents = list(yaml.load_all(compiled, yaml.CSafeLoader))
     spec = json_format.ParseDict(documents[0], PipelineSpec())
     config = json_format.ParseDict(documents[0]["deploymentSpec"], PipelineDeploymentConfig())
     platforms = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"] if documents[1:] else {}

@@ -1,5 +1,6 @@
 """Compiled pipelines: what they hold for every profile, that the committed ones are current, and what is refused."""
 
+import functools
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,19 @@ PARAMS = read_params(ROOT / "params.yaml")
 COMMITTED = sorted((ROOT / "pipelines/compiled").glob("*.yaml"))
 
 
-@pytest.fixture(scope="module")
+@functools.cache
+def compiled(profile: str) -> str:
+    return compile_pipeline(load_profile(profile), IMAGE, PARAMS)
+
+
+@functools.cache
+def spec_of(profile: str) -> dict[str, Any]:
+    return next(yaml.load_all(compiled(profile), yaml.CSafeLoader))
+
+
+@pytest.fixture
 def text() -> str:
-    return compile_pipeline(load_profile("kind"), IMAGE, PARAMS)
+    return compiled("kind")
 
 
 def written(tmp_path: Path, text: str) -> Path:
@@ -42,20 +53,19 @@ def dags(spec: dict[str, Any]) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("name", profiles())
 def test_every_profile_compiles_the_same_graph_in_one_pinned_image(name: str, tmp_path: Path, text: str) -> None:
-    compiled = compile_pipeline(load_profile(name), IMAGE, PARAMS)
-    read = read_compiled(written(tmp_path, compiled))
+    read = read_compiled(written(tmp_path, compiled(name)))
     assert (read.profile, read.version, read.images, read.unpinned) == (
         name,
         version("multistep-consistency"),
         {IMAGE},
         [],
     )
-    assert tasks_of(compiled) == tasks_of(text)
+    assert tasks_of(compiled(name)) == tasks_of(text)
 
 
 @pytest.mark.parametrize("name", profiles())
 def test_every_task_is_cached_and_retried_as_its_policy_says(name: str) -> None:
-    spec = next(yaml.safe_load_all(compile_pipeline(load_profile(name), IMAGE, PARAMS)))
+    spec = spec_of(name)
     seen = set()
     for tasks in dags(spec):
         for task, about in tasks.items():
@@ -84,9 +94,8 @@ def test_only_the_release_of_kfp_may_differ(text: str) -> None:
     assert not same(text, text.replace("maxRetryCount: 4", "maxRetryCount: 5"))
 
 
-def test_a_stop_of_the_container_reaches_python(text: str) -> None:
-    spec = next(yaml.safe_load_all(text))
-    for executor in spec["deploymentSpec"]["executors"].values():
+def test_a_stop_of_the_container_reaches_python() -> None:
+    for executor in spec_of("kind")["deploymentSpec"]["executors"].values():
         assert "exec env _KFP_RUNTIME=true python3 -m" in executor["container"]["command"][-2]
 
 

@@ -1,5 +1,6 @@
 """dvc.yaml and the pipeline on Kubeflow are one graph: stages, edges, parameters."""
 
+import functools
 import itertools
 import re
 from typing import Any
@@ -19,8 +20,13 @@ ONLY_KUBEFLOW = {"plan", "conclude"}  # dvc.yaml's matrix, and an exit handler
 OF_A_RUN = {"store", "data_version"}  # parameters that are no section
 
 
+@functools.cache
+def text(given: Given = NOTHING) -> str:
+    return as_yaml(build(None, IMAGE, read_params(ROOT / "params.yaml"), given))
+
+
 def compiled(given: Given = NOTHING) -> dict[str, Task]:
-    return tasks_of(as_yaml(build(None, IMAGE, read_params(ROOT / "params.yaml"), given)))
+    return tasks_of(text(given))
 
 
 def dvc_stages() -> dict[str, dict[str, Any]]:
@@ -74,7 +80,7 @@ def test_both_run_the_same_program_for_a_stage() -> None:
 
 
 def program_of(task: str) -> str:
-    spec = yaml.safe_load(as_yaml(build(None, IMAGE, read_params(ROOT / "params.yaml"))))
+    spec = yaml.load(text(), yaml.CSafeLoader)
     source = spec["deploymentSpec"]["executors"][f"exec-{task}"]["container"]["command"][-1]
     named = re.search(r'\brun\("(\w+)"', source)
     return named[1] if named else "report"  # which has a task of its own, components/kubeflow/gather.py
@@ -89,7 +95,7 @@ def test_the_plan_is_the_matrix() -> None:
 
 
 def test_every_parameter_of_the_run_is_a_section_or_of_the_run() -> None:
-    spec = yaml.safe_load(as_yaml(build(None, IMAGE, read_params(ROOT / "params.yaml"))))
+    spec = yaml.load(text(), yaml.CSafeLoader)
     assert set(spec["root"]["inputDefinitions"]["parameters"]) == {*SECTIONS, *OF_A_RUN}
 
 

@@ -89,7 +89,7 @@ def test_pods_ask_for_what_the_profile_says(name: str, pods: dict[str, dict[str,
     profile = load_profile(name)
     for stage, pod in pods[name].items():
         asked = profile.stage(stage)
-        shown = profile.waiting if asked.nodes > 1 else asked
+        shown = profile.waiting if asked.launcher else asked
         limits = {"memory": shown.memory}
         if shown.cpu_limit:
             limits["cpu"] = shown.cpu_limit
@@ -188,7 +188,7 @@ def test_a_queue_labels_pods_that_compute_and_jobs_but_not_pods_that_wait(tmp_pa
         return pods_of(compiled(load_profile(own), tmp_path))
 
     label = "kueue.x-k8s.io/queue-name"
-    assert {pod["metadata"]["labels"].get(label) for pod in queued("gke-l4").values()} == {"team"}
+    assert {pod["metadata"]["labels"].get(label) for pod in queued("gke-h100-8").values()} == {"team"}
     waiting = queued("gke-h100-8x2")["train_teacher"]
     assert label not in waiting["metadata"]["labels"]
     assert json.loads(environment(waiting)["MCM_JOB"])["queue"] == "team"
@@ -220,7 +220,7 @@ def test_the_table_covers_every_stage_and_gives_reasons() -> None:
 
 
 def test_a_field_that_kubeflow_does_not_know_is_found_out(texts: dict[str, str]) -> None:
-    documents = list(yaml.safe_load_all(texts["gke-l4"]))
+    documents = list(yaml.load_all(texts["gke-l4"], yaml.CSafeLoader))
     executors = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     next(iter(executors.values()))["nodeSelectors"] = {"labels": {}}
     with pytest.raises(json_format.ParseError, match="nodeSelectors"):
