@@ -28,17 +28,7 @@ from tests.chain.programs import ROOT, run
 LAYERS = ("mcm", "components", "pipelines")  # from the ground up
 BESIDE = ("benchmarks", "deploy", "docs", "studies", "tests")
 LOGGER = ("tensorboard", "torch.utils.tensorboard")  # met in mcm/training alone
-NOT_SCIENCE = (
-    "kfp",
-    "kubernetes",
-    "dvc",
-    "google",
-    "boto3",
-    "mlflow",
-    "wandb",
-    "tensorboard",
-    "torch.utils.tensorboard",
-)
+NOT_SCIENCE = ("kfp", "kubernetes", "dvc", "google", "boto3", "mlflow", "wandb", *LOGGER)
 HEAVY = ("torch", "torchvision", "matplotlib", "pandas", "scipy", "kfp", "kubernetes", "google.cloud", "dvc")
 # Where a client of the world outside is met in components: nowhere else, so that a stage runs without it.
 OUTSIDE = {
