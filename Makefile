@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(CURDIR)/$(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: report test test-slow lint
+.PHONY: report test test-slow test-containers lint requirements
 
 report: $(READY)
 	PATH="$(BIN):$$PATH" dvc repro
@@ -15,6 +15,15 @@ test: $(READY)
 
 test-slow: $(READY)
 	PATH="$(BIN):$$PATH" pytest -m slow --durations=10
+
+# Needs podman, as root; see containers/README.md.
+test-containers: $(READY)
+	PATH="$(BIN):$$PATH" containers/build-local.sh cpu
+	PATH="$(BIN):$$PATH" pytest -m containers --durations=10
+
+# The pinned packages of the images, from pyproject.toml and constraints.txt.
+requirements:
+	containers/requirements.sh
 
 lint: $(READY)
 	PATH="$(BIN):$$PATH" ruff check .

@@ -25,9 +25,8 @@ from pipelines.pipeline import Given, build
 LOG = "log.txt"
 PLAIN = re.compile(r"\x1b\[\d+m")
 INNERMOST = re.compile(r"Inner task failed: '([^']+)'")
-ERROR = re.compile(r"(?:error: |\w*Error: )(?P<reason>.+)")
-STARTED = re.compile(r"\S+ - INFO - Executing task '([^']+)'")
-ENDED = re.compile(r"\S+ - \w+ - Task '[^']+' finished with status (\w+)")
+REASON = re.compile(r"(?:error: |\w*Error: |(?=stopped by SIG|the container was ended))(.+)")
+EVENT = re.compile(r"\S+ - \w+ - (?:Executing task '([^']+)'|Task '([^']+)' finished with status (\w+))")
 
 
 @dataclass(frozen=True)
@@ -88,14 +87,14 @@ def made(folder: Path) -> Iterator[Made]:
 
 
 class _Log(io.TextIOBase):
-    """Everything to a file; to the terminal a line for each task, which run one by one, or everything."""
+    """Everything to a file; to the terminal a line where a task starts and ends, or everything."""
 
     def __init__(self, log: io.TextIOBase, terminal: Any, verbose: bool):
         self.log = log
         self.terminal = terminal
         self.verbose = verbose
         self.line = ""
-        self.began = 0.0
+        self.began = time.monotonic()
         self.reason = "it failed without a word"
         self.refused = False  # whether the newest reason is bad input, which a stage says in one line
 
@@ -109,17 +108,14 @@ class _Log(io.TextIOBase):
         return len(text)
 
     def _show(self, line: str) -> None:
-        started, ended, error = STARTED.match(line), ENDED.match(line), ERROR.match(line)
-        if error:
-            self.reason, self.refused = error["reason"], line.startswith("error: ")
-        if self.verbose:
-            return
-        if started:
-            self.began = time.monotonic()
-            self.terminal.write(f"{started[1]:<20} ")
-        if ended:
-            self.terminal.write(f"{ended[1].lower()} after {time.monotonic() - self.began:.0f} s\n")
-        self.terminal.flush()
+        event, reason = EVENT.match(line), REASON.match(line)
+        if reason:
+            self.reason, self.refused = reason[1], line.startswith("error: ")
+        if event and not self.verbose:
+            begun, ended, status = event.groups()
+            state = "started" if begun else status.lower()
+            self.terminal.write(f"{time.monotonic() - self.began:6.0f} s  {begun or ended:<18} {state}\n")
+            self.terminal.flush()
 
     def flush(self) -> None:
         self.log.flush()

@@ -133,7 +133,9 @@ class _Preflight:
                 raise UserError(f"--image {named}: not by digest; name it as repository@sha256:... or --allow-unpinned")
             return named
         found = image(target)
-        if not self.request.allow_unpinned and found.pinned and found.stale():
+        if not self.request.allow_unpinned:
+            _pullable(found.reference)
+        if not self.request.allow_unpinned and found.stale():
             raise UserError(
                 f"image {found.reference}: not built from this source; build it again (mcm pipeline images --build), "
                 "or pass --allow-unpinned"
@@ -227,6 +229,6 @@ def _pullable(reference: str) -> None:
     registry = reference.split("/")[0] if "/" in reference else ""
     if registry in ("localhost", "") or registry.startswith("127."):
         raise UserError(
-            f"image {reference}: names no registry that a cluster can pull from; push it and lock it, "
-            "or pass --allow-unpinned where the nodes have it already"
+            f"image {reference}: names no registry that a cluster can pull from; mcm pipeline images --build "
+            "--registry REGISTRY --push, or pass --allow-unpinned where the nodes have it already"
         )

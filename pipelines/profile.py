@@ -61,9 +61,7 @@ class StageHardware(Config):
     machine: str | None = Field(None, description="GKE machine type; None takes any that fits")
     spot: bool = Field(False, description="on nodes that Google may take back")
     nodes: int = Field(1, ge=1)
-    launcher: Literal["TrainJob", "JobSet"] | None = Field(
-        None, description="runs it as a job"
-    )
+    launcher: Literal["TrainJob", "JobSet"] | None = Field(None, description="runs it as a job")
     runtime: str = Field("torch-distributed", description="ClusterTrainingRuntime of a TrainJob")
     cpu_request: Word
     cpu_limit: Word | None = None

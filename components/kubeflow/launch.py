@@ -100,6 +100,7 @@ def _together(words: list[str], count: int) -> int:
     # Its own account of a failure is pages long, and says less than the process that failed.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     with tempfile.TemporaryDirectory(prefix="ranks-") as folder, _handlers_restored(), _threads(count):
+        said: set[str] = set()
         config = LaunchConfig(
             min_nodes=1,
             max_nodes=1,
@@ -112,22 +113,52 @@ def _together(words: list[str], count: int) -> int:
             logs_specs=DefaultLogsSpecs(folder, redirects=dict.fromkeys(range(1, count), Std.ALL)),
         )
         try:
-            elastic_launch(config, sys.executable)(*words)
+            with _overheard(said):
+                elastic_launch(config, sys.executable)(*words)
         except ChildFailedError as error:
             rank, failure = error.get_first_failure()
             if rank:
-                _show_end(rank, next(Path(folder).glob(f"*/attempt_0/{rank}/stderr.log")))
+                _show_end(rank, next(Path(folder).glob(f"*/attempt_0/{rank}/stderr.log")), said)
             return _shell_status(failure.exitcode)
         except SignalException as error:
             return 128 + error.sigval.value
     return 0
 
 
-def _show_end(rank: int, log: Path) -> None:
-    """The one line of bad input, or else the last lines that a process wrote."""
+@contextmanager
+def _overheard(said: set[str]) -> Iterator[None]:
+    """Note the lines of bad input that rank 0 writes on stderr, which pass through: the others often say the same."""
+    reading, writing = os.pipe()
+    stderr = os.dup(2)
+    os.dup2(writing, 2)
+    os.close(writing)
+
+    def pass_on() -> None:
+        with os.fdopen(reading, "rb", buffering=0) as source:
+            text = b""
+            while chunk := source.read(65536):
+                os.write(stderr, chunk)
+                *lines, text = (text + chunk).split(b"\n")
+                said.update(line.decode(errors="replace") for line in lines if line.startswith(b"error: "))
+
+    thread = threading.Thread(target=pass_on, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        thread.join(timeout=5)  # a process that outlived its group may hold the pipe, and then both stay
+        if not thread.is_alive():
+            os.close(stderr)
+
+
+def _show_end(rank: int, log: Path, said: set[str]) -> None:
+    """The one line of bad input, if rank 0 has not `said` it, or else the last lines that a process wrote."""
     lines = log.read_text(errors="replace").splitlines()
-    said = [line for line in lines if line.startswith("error: ")]
-    print(*(said or [f"process {rank}:", *lines[-TAIL:]]), sep="\n", file=sys.stderr, flush=True)
+    refused = [line for line in lines if line.startswith("error: ")]
+    shown = [line for line in refused if line not in said] if refused else [f"process {rank}:", *lines[-TAIL:]]
+    if shown:
+        print(*shown, sep="\n", file=sys.stderr, flush=True)
 
 
 @contextmanager

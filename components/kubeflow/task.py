@@ -73,9 +73,7 @@ def _elsewhere(
 ) -> None:
     """Run the program as a job on other nodes, which read and write by URI, since they share no disk with this one."""
     if not store:
-        raise UserError(
-            f"{stage}: its job and this task meet in the store; set the parameter 'store'"
-        )
+        raise UserError(f"{stage}: its job and this task meet in the store; set the parameter 'store'")
     place = f"{store}/jobs/{stage}-{key[:12]}"
     write_bytes(f"{place}/params.json", json.dumps(params).encode())
     words = {"params": f"{place}/params.json", **options}
@@ -110,8 +108,8 @@ def checked(name: str, artifact: Artifact, store: str = "") -> str:
     if not there:
         if not (store and expected and Objects(store).has(expected)):
             raise UserError(
-                f"input '{name}': nothing at {artifact.uri}; it was deleted behind a cache hit, "
-                "so submit again with --no-cache"
+                f"input '{name}': nothing at {artifact.uri}; if it was deleted behind a cache hit, "
+                "submit again with --no-cache"
             )
         Objects(store).pull(expected, path)
     found = content_md5(path)

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -12,6 +13,10 @@ from typing import Any
 from components.runner import command
 from pipelines.parameters import add_parameters, load
 
+# What a task in a container needs to know of this machine to reach a gs:// store.
+CREDENTIALS = "GOOGLE_APPLICATION_CREDENTIALS"
+CLOUD = (CREDENTIALS, "GOOGLE_CLOUD_PROJECT", "STORAGE_EMULATOR_HOST")
+
 
 @command
 def main(argv: list[str] | None = None) -> None:
@@ -20,6 +25,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--local", action="store_true", help="on this machine (a cluster: mcm pipeline submit)")
     parser.add_argument("--runner", choices=("subprocess", "container"), default="subprocess", help="(%(default)s)")
     parser.add_argument("--image", help="container: image to run in (default: the locked cpu image)")
+    parser.add_argument("--network", help="container: network of the engine, such as host or none")
     parser.add_argument("--root", type=Path, default=Path("work/pipeline"), help="folder of runs (%(default)s)")
     parser.add_argument("--store", help="folder or gs:// prefix for state and results, '' for none (ROOT/store)")
     parser.add_argument("--dataset", help="URI of a data set to import instead of preparing one")
@@ -30,14 +36,16 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     from components.kubeflow.plan import check
     from components.storage import is_remote, listing_version
+    from mcm.artifacts import read_config
     from mcm.errors import UserError
+    from pipelines.preflight import KINDS
 
     if not args.local:
         raise UserError("mcm pipeline run: add --local for this machine; for a cluster it is mcm pipeline submit")
     params = load(args.params, args.changes)
     check(params)
     data, data_version = dict(params.get("data") or {}), ""
-    if data.get("path") and args.dataset is None:
+    if data.get("source") in ("folder", "archive") and data.get("path") and args.dataset is None:
         if not is_remote(data["path"]):
             data["path"] = str(Path(data["path"]).absolute())
         data_version = listing_version(data["path"])
@@ -48,12 +56,17 @@ def main(argv: list[str] | None = None) -> None:
         store = str(Path(store).absolute())
         Path(store).mkdir(parents=True, exist_ok=True)
     given = {name: _uri(value) for name, value in (("dataset", args.dataset), ("teacher", args.teacher)) if value}
+    for name, uri in given.items():
+        if not is_remote(uri):
+            read_config(Path(uri), KINDS[name], 1)
     folder = root / time.strftime("%Y%m%d-%H%M%S")
-    mounts = [Path(place) for place in (store, data.get("path"), *given.values()) if place and not is_remote(place)]
+    root.mkdir(parents=True, exist_ok=True)
+    mounts = {Path(place): "ro" for place in (data.get("path"), *given.values()) if place and not is_remote(place)}
+    mounts |= {Path(place): "rw" for place in (root, store) if place and not is_remote(str(place))}
     from pipelines.local import run_local
 
     shown = sys.stderr if args.json else sys.stdout
-    with _runner(args, root, mounts) as (runner, image), contextlib.redirect_stdout(shown):
+    with _runner(args, mounts) as (runner, image), contextlib.redirect_stdout(shown):
         try:
             made = run_local(params, folder, store, data_version, image, runner, given, args.retries, args.verbose)
         except RuntimeError as error:
@@ -72,7 +85,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 @contextlib.contextmanager
-def _runner(args: argparse.Namespace, root: Path, mounts: list[Path]) -> Iterator[tuple[Any, str]]:
+def _runner(args: argparse.Namespace, mounts: dict[Path, str]) -> Iterator[tuple[Any, str]]:
     """KFP's runner and the image it is told."""
     if args.runner == "subprocess":
         from kfp.local import SubprocessRunner
@@ -82,7 +95,10 @@ def _runner(args: argparse.Namespace, root: Path, mounts: list[Path]) -> Iterato
     from pipelines.docker_runner import container_runner
     from pipelines.images import image
 
-    with container_runner(dict.fromkeys((root, *mounts), "rw")) as runner:
+    env = {name: os.environ[name] for name in CLOUD if name in os.environ}
+    if CREDENTIALS in env:
+        mounts[Path(env[CREDENTIALS])] = "ro"
+    with container_runner(mounts, env, network=args.network) as runner:
         yield runner, args.image or image("cpu").reference
 
 

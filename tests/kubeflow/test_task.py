@@ -146,8 +146,8 @@ def test_an_input_that_was_deleted_is_said(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         checked("dataset", artifact)
     assert str(error.value) == (
-        f"input 'dataset': nothing at {tmp_path / 'in'}; it was deleted behind a cache hit, "
-        "so submit again with --no-cache"
+        f"input 'dataset': nothing at {tmp_path / 'in'}; if it was deleted behind a cache hit, "
+        "submit again with --no-cache"
     )
 
 
