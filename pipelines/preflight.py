@@ -15,6 +15,7 @@ from mcm.errors import UserError
 
 SAFE = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same, ten times as fast where libyaml is there
 OWN = {"folder": "a folder", "archive": "a file"}  # sources of `data` whose images the user brings
+TPU = "google.com/tpu"
 KINDS = {"dataset": "dataset", "teacher": "denoiser"}  # what an artifact's config.json says that it is
 
 
@@ -118,6 +119,11 @@ class _Preflight:
             reference = self._image(profile.image)
             text, found = compile_pipeline(profile, reference, self.params, given), frozenset({reference})
         self.ready.documents = list(yaml.load_all(text, Loader=SAFE))
+        if TPU in text:  # see mcm/training/distributed.py: it knows CUDA and CPU
+            raise UserError(
+                f"profile {self.ready.profile}: stages compute on GPUs and CPUs as yet and would leave the TPU idle, "
+                "at its price; choose another profile"
+            )
         if not request.allow_unpinned:
             for reference in sorted(found):
                 _pullable(reference)

@@ -196,6 +196,17 @@ def test_an_image_that_no_cluster_can_pull_is_refused(
     assert "names no registry that a cluster can pull from" in finding
 
 
+@pytest.mark.parametrize("profile", [name for name, profile in profiles().items() if profile.image == "tpu"])
+def test_a_tpu_is_not_paid_for_while_stages_cannot_use_it(verb: Verb, profile: str) -> None:
+    params = ROOT / "params.yaml"
+    said = verb("submit", "--profile", profile, "--image", IMAGE, "--params", params, "--check", "--json")
+    assert said.status == 2
+    assert (
+        f"profile {profile}: stages compute on GPUs and CPUs as yet and would leave the TPU idle, at its price; "
+        "choose another profile"
+    ) in findings(said)
+
+
 def test_what_is_given_fits_what_was_compiled(server: KFPServer, verb: Verb, package: Path, tmp_path: Path) -> None:
     wants = tmp_path / "given.yaml"
     params = load(ROOT / "params.yaml")
