@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
+from mcm.artifacts import folder_md5
 from tests.chain.programs import run
+from tests.storage.server import BUCKET, Server
 
 pytestmark = pytest.mark.slow
 
@@ -82,6 +84,41 @@ def test_a_given_teacher_and_data_set_are_imported(project: Path, ran: dict[str,
     again = ran_again(project, "--dataset", "artifacts/dataset", "--teacher", "artifacts/teacher")
     assert not {"prepare-data", "train-teacher"} & {row["task"] for row in again["artifacts"]}
     assert again["summary"] == pytest.approx(ran["summary"])
+
+
+def test_a_bucket_as_store_changes_no_byte_and_home_can_pull_it(
+    project: Path, ran: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = Server(tmp_path / "gcs")
+    server.start()
+    try:
+        server.create(BUCKET)
+        endpoint, store = f"http://127.0.0.1:{server.port}", f"gs://{BUCKET}/mcm"
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", endpoint)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+        made = ran_again(project, "--store", store, "-S", "students.steps=[1]", "-S", "students.methods=[cd]")
+        ours, theirs = hashes(made), hashes(ran)
+        assert {key for key in ours if key[1] == "out"} >= {("train-student", "out", "cd-1")}
+        assert {key: md5 for key, md5 in ours.items() if key[0] != "report" and key[1] == "out"} == {
+            key: md5 for key, md5 in theirs.items() if key in ours and key[0] != "report" and key[1] == "out"
+        }
+        home = tmp_path / "home"
+        home.mkdir()
+        for words in (["git", "init", "--quiet"], ["dvc", "init", "--quiet"], ["dvc", "remote", "add", "store", store]):
+            run(*words, cwd=home)
+        run("dvc", "remote", "modify", "store", "endpointurl", endpoint, cwd=home)
+        run("dvc", "remote", "modify", "store", "allow_anonymous_login", "true", cwd=home)
+        md5 = ours["train-teacher", "out", "teacher"]
+        (home / "teacher.dvc").write_text(f"outs:\n- md5: {md5}\n  hash: md5\n  path: teacher\n")
+        run("dvc", "pull", "--remote", "store", "teacher.dvc", cwd=home)
+        assert folder_md5(home / "teacher") == md5
+    finally:
+        server.stop()
+
+
+def hashes(made: dict[str, Any]) -> dict[tuple[str, str, str], str]:
+    return {(row["task"], row["output"], row["name"]): row["md5"] for row in made["artifacts"]}
 
 
 def test_a_failing_task_fails_the_run_and_says_why(project: Path) -> None:

@@ -237,7 +237,7 @@ def test_everything_is_in_the_tree_and_nothing_is_fetched() -> None:
 def test_only_scratch_is_deleted_by_age() -> None:
     for rule in json.loads((DEPLOY / "bucket/lifecycle.json").read_text())["rule"]:
         if rule["action"]["type"] == "Delete":
-            assert rule["condition"]["matchesPrefix"] == ["runs/", "store/jobs/"], "the rest of store/ is no scratch"
+            assert rule["condition"]["matchesPrefix"] == ["runs/", "store/jobs/", "store/state/"], "the rest is kept"
 
 
 def test_the_namespace_says_which_pods_it_takes() -> None:
