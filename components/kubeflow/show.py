@@ -13,6 +13,7 @@ from mcm.artifacts import read_config
 
 FIGURES = ("fid", "kid", "precision", "recall")
 COLUMNS = 6
+ENDED_BADLY = ("FAILED", "CANCELLED")
 
 
 def log_evaluation(folder: Path, metrics: Metrics) -> None:
@@ -50,11 +51,13 @@ def write_markdown(folder: Path, page: Artifact) -> None:
 
 def write_ending(status: PipelineTaskFinalStatus, page: Artifact) -> None:
     """How a run ended, in one line, on stdout and as a page."""
-    line = f"The run ended {status.state}."
-    if status.error_message:
-        line += f" {status.error_message}"
-    if status.state != "SUCCEEDED":
-        line += " What was made is kept: `mcm pipeline resume` goes on from there."
+    if status.state == "SUCCEEDED":
+        line = "The run ended SUCCEEDED."
+    elif status.state in ENDED_BADLY:
+        said = f": {status.error_message}" if status.error_message else ""
+        line = f"The run ended {status.state}{said}. What was made is kept: `mcm pipeline resume` goes on from there."
+    else:  # servers before 2.17 do not tell the group around a loop that the loop is over
+        line = f"The run is over; Kubeflow gives its state as {status.state}, so see the tasks."
     print(line, flush=True)
     Path(page.path).write_text(line + "\n", encoding="utf-8")
 

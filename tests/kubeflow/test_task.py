@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kfp.dsl import Artifact, Dataset
+from kfp.dsl import Artifact, Dataset, PipelineTaskFinalStatus
 
 from components.kubeflow import task
 from components.kubeflow.gather import run_report
 from components.kubeflow.launch import launch
 from components.kubeflow.memo import code_md5
+from components.kubeflow.show import write_ending
 from components.kubeflow.task import checked, content_md5, run
 from components.kubeflow.values import pack, unpack
 from components.storage import Objects
@@ -191,3 +192,23 @@ def test_parameters_survive_a_struct(value: Any) -> None:
 
 def test_the_code_has_a_hash_of_its_own() -> None:
     assert len(code_md5()) == 32 and code_md5() == code_md5()
+
+
+@pytest.mark.parametrize(
+    ("state", "message", "line"),
+    [
+        ("SUCCEEDED", "", "The run ended SUCCEEDED."),
+        (
+            "FAILED",
+            "train-teacher",
+            "The run ended FAILED: train-teacher. What was made is kept: `mcm pipeline resume` goes on from there.",
+        ),
+        ("RUNNING", "", "The run is over; Kubeflow gives its state as RUNNING, so see the tasks."),
+    ],
+)
+def test_the_exit_handler_says_how_the_run_ended(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], state: str, message: str, line: str
+) -> None:
+    status = PipelineTaskFinalStatus(state, "job", "exit-handler-1", 1, message)
+    write_ending(status, Artifact(uri=str(tmp_path / "page")))
+    assert (tmp_path / "page").read_text() == f"{line}\n" == capsys.readouterr().out

@@ -104,6 +104,15 @@ def test_students_are_trained_and_evaluated_in_one_loop() -> None:
     assert loops == {"train-student": LOOP, "evaluate-student": LOOP}
 
 
+def test_the_item_of_the_loop_stays_in_the_loop() -> None:
+    """kfp has let it leak into the groups around a loop, where no server can give it (kubeflow/pipelines#13273)."""
+    spec = yaml.load(text(), yaml.CSafeLoader)
+    outside = [spec["root"], *(part for name, part in spec["components"].items() if "exit-handler" in name)]
+    assert len(outside) == 2
+    for part in outside:
+        assert not [name for name in part["inputDefinitions"]["parameters"] if "loop-item" in name]
+
+
 @pytest.mark.parametrize(
     ("given", "gone", "parameters"),
     [
