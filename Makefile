@@ -11,7 +11,7 @@ report: $(READY)
 	@echo "Open artifacts/report/index.html"
 
 test: $(READY)
-	PATH="$(BIN):$$PATH" pytest
+	PATH="$(BIN):$$PATH" OMP_NUM_THREADS=1 pytest --numprocesses auto --maxprocesses 4
 
 test-slow: $(READY)
 	PATH="$(BIN):$$PATH" pytest -m slow --durations=10
