@@ -77,7 +77,8 @@ class KubernetesServer:
     def write_log(self, pod: str, *lines: str) -> None:
         with self.changed:
             for line in lines:
-                stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime()) + f".{time.time_ns() % 10**9:09d}Z"
+                seconds, rest = divmod(time.time_ns(), 10**9)  # one reading: two could meet the turn of a second
+                stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{rest:09d}Z"
                 self.logs[pod].append(f"{stamp} {line}")
             self.changed.notify_all()
 
