@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,19 @@ class Said:
 
 
 Verb = Callable[..., Said]
+
+
+def failed(said: Said, line: str) -> None:
+    """Bad input: one line on stderr, nothing on stdout, status 2."""
+    assert (said.status, said.err, said.out) == (2, f"error: {line}\n", "")
+
+
+@pytest.fixture
+def closed() -> Iterator[int]:
+    """A port at which nobody listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
 
 
 @pytest.fixture

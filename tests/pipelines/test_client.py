@@ -2,12 +2,10 @@
 
 import base64
 import json
-import socket
 import subprocess
 import threading
 import time
 import urllib.parse
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.pipelines.conftest import Said, Verb
+from tests.pipelines.conftest import Verb, failed
 from tests.pipelines.kfp_server import KFPServer
 
 HEALTH = "/apis/v2beta1/healthz"
@@ -27,18 +25,6 @@ def jwt(seconds: float) -> str:
     """A token that ends so many seconds from now, signed by nobody."""
     parts = [json.dumps({"alg": "none"}), json.dumps({"exp": time.time() + seconds}), "signature"]
     return ".".join(base64.urlsafe_b64encode(part.encode()).decode().rstrip("=") for part in parts)
-
-
-def failed(said: Said, line: str) -> None:
-    assert (said.status, said.err, said.out) == (2, f"error: {line}\n", "")
-
-
-@pytest.fixture
-def closed() -> Iterator[int]:
-    """A port at which nobody listens."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        yield taken.getsockname()[1]
 
 
 # Where the server is

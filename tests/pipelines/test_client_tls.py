@@ -1,28 +1,15 @@
 """The way to the server: TLS with authorities known and unknown, and proxies."""
 
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.pipelines.conftest import Said, Verb
+from tests.pipelines.conftest import Verb, failed
 from tests.pipelines.kfp_server import KFPServer
 
 PASSWORD = "abc.def-123"  # what no message may hold
-
-
-def failed(said: Said, line: str) -> None:
-    assert (said.status, said.err, said.out) == (2, f"error: {line}\n", "")
-
-
-@pytest.fixture
-def closed() -> Iterator[int]:
-    """A port at which nobody listens."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        yield taken.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
