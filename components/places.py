@@ -1,4 +1,7 @@
-"""The local side of the URIs that a program was given: inputs are fetched, and outputs copied when they are whole."""
+"""The local side of the URIs that a program was given: inputs are fetched, and outputs copied when they are whole.
+
+Here a stage's inputs and outputs pass, so this is where they are noted for its lineage record.
+"""
 
 import contextlib
 import os
@@ -6,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from components.lineage.recorder import Recorder, recording
 from components.storage import fetch, is_remote, upload
 from components.storage.store import open_store, safe_paths
 from mcm.errors import UserError
@@ -21,26 +25,41 @@ def location(text: str) -> Location:
 class Places:
     """Paths for what may be URIs. Of several processes that torchrun started, the leading one copies outputs."""
 
-    def __init__(self, stack: contextlib.ExitStack):
+    def __init__(self, stack: contextlib.ExitStack, recorder: Recorder | None):
         self._stack = stack
+        self._recorder = recorder
         self._outputs: list[tuple[Path, str]] = []
         self._inputs: list[tuple[Path, str]] = []
         self._added: list[tuple[Path, str, set[str]]] = []
 
-    def fetch(self, given: Location) -> Path:
-        """An input: itself, or a copy that is kept for the next program which reads the same."""
+    def task(self, name: str) -> None:
+        """Tell this execution of its stage from others: `cd-4`."""
+        if self._recorder:
+            self._recorder.task = name
+
+    def fetch(self, given: Location, name: str = "") -> Path:
+        """An input: itself, or a copy that is kept for the next program which reads the same.
+
+        `name` is what its lineage record calls it; without one it is no input of the result.
+        """
         from mcm.data.sources.torchvision import cache_folder  # late: --help answers without numpy
 
         path = fetch(given, cache_folder() / "objects")
         self._inputs.append((path, str(given)))
+        if self._recorder and name:
+            self._recorder.input(name, path, given)
         return path
 
-    def out(self, given: Location) -> Path:
-        """Where to write an output. The name is the same here and there."""
-        if not is_remote(given):
-            return Path(given)
-        path = self._scratch() / PurePosixPath(given).name
-        self._outputs.append((path, str(given)))
+    def out(self, given: Location, name: str = "out", measured: bool = False) -> Path:
+        """Where to write an output. The last part of its place is the same here and there.
+
+        `name` is what its lineage record calls it; `measured` says that it holds durations.
+        """
+        path = self._scratch() / PurePosixPath(given).name if is_remote(given) else Path(given)
+        if is_remote(given):
+            self._outputs.append((path, str(given)))
+        if self._recorder:
+            self._recorder.output(name, path, given, measured)
         return path
 
     def shared(self, given: Location, begin: str) -> Path:
@@ -75,10 +94,14 @@ class Places:
 
 
 @contextlib.contextmanager
-def places() -> Iterator[Places]:
-    """Outputs are published when the block ends well; nothing is, when it does not."""
-    with contextlib.ExitStack() as stack:
-        local = Places(stack)
+def places(stage: str = "") -> Iterator[Places]:
+    """Outputs are published when the block ends well; nothing is, when it does not.
+
+    The execution of a `stage` leaves a lineage record; what is no stage leaves none.
+    """
+    noted = recording(stage) if stage else contextlib.nullcontext()
+    with contextlib.ExitStack() as stack, noted as recorder:  # scratch is there until the record is written
+        local = Places(stack, recorder)
         try:
             yield local
             local.publish()

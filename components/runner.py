@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 import yaml
 
+from components.lineage.recorder import note_parameters
 from mcm.config import Config, suggest
 from mcm.errors import UserError
 from mcm.training.stop import STATUS, StoppedError
@@ -90,7 +91,9 @@ def section(params: Mapping[str, Any], name: str, kind: type[C]) -> C:
         values = {}
     if not isinstance(values, Mapping):
         raise UserError(f"parameters, section '{name}': holds {values!r}, and a mapping is needed")
-    return kind.parse(values, f"parameters, section '{name}'")
+    config = kind.parse(values, f"parameters, section '{name}'")
+    note_parameters(name, config.resolved())
+    return config
 
 
 def fingerprint(identity: Mapping[str, Any]) -> str:

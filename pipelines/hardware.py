@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from components.kubeflow.launch import JOB
 from components.kubeflow.manifests import JobRequest
+from components.lineage.runs import RUN
 from pipelines.policy import POLICIES
 from pipelines.profile import Profile
 
@@ -26,6 +27,8 @@ def apply(task: "PipelineTask", stage: str, profile: Profile, image: str) -> Non
 
     asked = profile.stage(stage)
     task.set_env_variable("MCM_IMAGE", image)
+    # The run's id, for lineage records. It comes from the pod's label, since caches would take a parameter as new work.
+    kubernetes.use_field_path_as_env(task, RUN, "metadata.labels['pipeline/runid']")
     if asked.launcher:
         task.set_env_variable(JOB, job_request(stage, profile, image).model_dump_json(exclude_defaults=True))
         pod = profile.waiting

@@ -114,7 +114,7 @@ class _Graph:
 
     def connect(self) -> None:
         with dsl.ExitHandler(self.on("conclude"), name="chain"):
-            planned = self.on("plan", **self.sections)
+            planned = self.on("plan", store=self.p["store"], **self.sections)
             dataset = self.dataset(planned)
             teacher = self.teacher(dataset)
             shared = {"dataset": dataset, "store": self.p["store"]}
@@ -134,6 +134,7 @@ class _Graph:
                 models=dsl.Collected(taught),
                 evaluations=dsl.Collected(rated.outputs["out"]),
                 timings=dsl.Collected(rated.outputs["timing"]),
+                store=self.p["store"],
                 **self.sections,
             )
 

@@ -47,7 +47,13 @@ _MEASURING = Policy(
 
 POLICIES: dict[str, Policy] = {
     "plan": Policy(
-        True, FUNCTION, 2, 30, "only the cluster can fail it; bad parameters fail again at once", 15 * MINUTE, "seconds"
+        False,
+        "it records what this run was asked for; it takes seconds, and what follows is keyed by what it returns",
+        2,
+        30,
+        "only the cluster can fail it; bad parameters fail again at once",
+        15 * MINUTE,
+        "seconds",
     ),
     "prepare_data": Policy(True, FUNCTION, 4, MINUTE, AGAIN, 12 * HOUR, "a million images are read and scaled once"),
     "train_teacher": _TRAINING,

@@ -19,8 +19,9 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     from components.estimate_variance.stage import estimate_variance  # late: --help answers without torch
 
-    with places() as local:
-        params, dataset, teacher = (local.fetch(given) for given in (args.params, args.dataset, args.teacher))
+    with places("estimate_variance") as local:
+        params, dataset = local.fetch(args.params), local.fetch(args.dataset, "dataset")
+        teacher = local.fetch(args.teacher, "teacher")
         estimate_variance(read_params(params), dataset, teacher, local.out(args.out))
 
 

@@ -25,19 +25,21 @@ def main(argv: list[str] | None = None) -> None:
     from components.evaluate.stage import evaluate  # late: --help answers without torch
     from mcm.artifacts import folder_md5
 
-    with places() as local:
-        dataset, out = local.fetch(args.dataset), local.out(args.out)
+    with places("evaluate") as local:
+        dataset, out = local.fetch(args.dataset, "dataset"), local.out(args.out)
+        name = args.name or out.name
+        local.task(name)
         work = args.work
         if is_remote(work):  # a data set's features begin with its md5
             work = local.shared(work, f"features/{folder_md5(dataset).removesuffix('.dir')}-")
         evaluate(
             read_params(local.fetch(args.params)),
-            local.fetch(args.model),
+            local.fetch(args.model, "model"),
             dataset,
             out,
-            local.out(args.timing),
-            local.fetch(args.variance) if args.variance else None,
-            args.name or out.name,
+            local.out(args.timing, "timing", measured=True),
+            local.fetch(args.variance, "variance") if args.variance else None,
+            name,
             work,
         )
 

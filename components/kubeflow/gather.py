@@ -8,6 +8,7 @@ from typing import Any
 from kfp.dsl import Artifact
 
 from components.kubeflow.launch import launch
+from components.kubeflow.lineage import lineage_in
 from components.kubeflow.task import as_options, checked, publish
 from components.kubeflow.values import unpack
 from components.runner import report_errors
@@ -18,10 +19,17 @@ NAME = "name"  # the key of a model's name in the metadata of its artifacts: tea
 
 
 def run_report(
-    params: Mapping[str, Any], single: Mapping[str, Artifact], named: Mapping[str, Iterable[Artifact]], out: Artifact
+    params: Mapping[str, Any],
+    single: Mapping[str, Artifact],
+    named: Mapping[str, Iterable[Artifact]],
+    out: Artifact,
+    store: str = "",
 ) -> None:
-    """Run the report on `single` artifacts, by place, and on lists of artifacts that lie under `<folder>/<name>`."""
-    with report_errors(), tempfile.TemporaryDirectory(prefix="report-") as folder:
+    """Run the report on `single` artifacts, by place, and on lists of artifacts that lie under `<folder>/<name>`.
+
+    Its lineage record goes to `store`.
+    """
+    with report_errors(), tempfile.TemporaryDirectory(prefix="report-") as folder, lineage_in(store) as lineage:
         scratch = Path(folder)
         for place, artifact in [*single.items(), *_places(named)]:
             checked(place, artifact)
@@ -32,7 +40,7 @@ def run_report(
         made = {"out": scratch / "out"}
         words = {"params": scratch / "params.json", "artifacts": scratch / "artifacts", **made}
         launch("report", as_options({name: str(path) for name, path in words.items()}))
-        publish(made, {"out": out})
+        publish(made, {"out": out}, lineage.written())
 
 
 def _places(named: Mapping[str, Iterable[Artifact]]) -> Iterable[tuple[str, Artifact]]:

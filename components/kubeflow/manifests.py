@@ -24,6 +24,9 @@ KEPT = 24 * 60 * 60  # seconds that a finished JobSet is kept where its task cou
 # Of the task's own environment, what its workers must see too: where the store is, and how it is reached.
 INHERITED = (
     "MCM_IMAGE",
+    "MCM_LINEAGE",
+    "MCM_RECORD",
+    "MCM_RUN",
     "STORAGE_EMULATOR_HOST",
     "API_ENDPOINT_OVERRIDE",
     *(name for word in ("http_proxy", "https_proxy", "no_proxy") for name in (word, word.upper())),

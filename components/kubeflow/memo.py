@@ -5,16 +5,16 @@ resolved parameters, the code and the image, and answers only when every byte of
 """
 
 import functools
-import hashlib
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import components
-import mcm
+from components.lineage import surroundings
 from components.storage import Objects, exists, read_bytes, write_bytes
+
+LINEAGE = "record"  # the key of the lineage record of the work, by its name in the store's lineage
 
 
 class Memo:
@@ -25,25 +25,27 @@ class Memo:
         self.key = key
         self.uri = f"{store}/memo/{stage}/{key}.json"
 
-    def recall(self, outputs: Mapping[str, Path]) -> bool:
-        """Put the results of earlier work at `outputs` and return True, or False where there is none that is whole."""
+    def recall(self, outputs: Mapping[str, Path]) -> dict[str, Any] | None:
+        """Put the results of earlier work at `outputs` and return what is known of it; None where none is whole."""
         if not self.store or not exists(self.uri):
-            return False
+            return None
         record = json.loads(read_bytes(self.uri))
         objects, kept = Objects(self.store), record["outputs"]
         if set(kept) != set(outputs) or not all(objects.has(md5) for md5 in kept.values()):
-            return False
+            return None
         for name, path in outputs.items():
             objects.pull(kept[name], path)
         print(f"the same work was done before: taken from {self.uri}", flush=True)
-        return True
+        return dict(record)
 
-    def keep(self, outputs: Mapping[str, Path], identity: Mapping[str, Any]) -> None:
-        """Put the results in the store, and then the record that names them."""
+    def keep(self, outputs: Mapping[str, Path], identity: Mapping[str, Any], lineage: str | None) -> None:
+        """Put the results in the store, and then what names them. `lineage` is the name of the lineage record."""
         if not self.store:
             return
         objects = Objects(self.store)
         record = {**identity, "outputs": {name: objects.push(path) for name, path in outputs.items()}}
+        if lineage:
+            record[LINEAGE] = lineage
         write_bytes(self.uri, (json.dumps(record, indent=2, sort_keys=True) + "\n").encode())
 
 
@@ -63,11 +65,5 @@ def identity_of(
 
 @functools.cache
 def code_md5() -> str:
-    """md5 over the files of the packages `mcm` and `components` that a stage's result can depend on."""
-    total = hashlib.md5()
-    for package in (mcm, components):
-        root = Path(next(iter(package.__path__)))
-        for file in sorted(root.rglob("*")):
-            if file.suffix in (".py", ".csv", ".j2"):
-                total.update(f"{file.relative_to(root.parent).as_posix()}\0".encode() + file.read_bytes())
-    return total.hexdigest()
+    """md5 of the project's code, read once a process."""
+    return surroundings.code_md5()

@@ -15,7 +15,8 @@ from typing import Any
 from kfp.dsl import Artifact
 
 from components.kubeflow.launch import elsewhere, launch
-from components.kubeflow.memo import Memo, identity_of
+from components.kubeflow.lineage import lineage_in
+from components.kubeflow.memo import LINEAGE, Memo, identity_of
 from components.kubeflow.values import unpack
 from components.runner import fingerprint, report_errors
 from components.storage import Objects, delete, download, exists, is_remote, upload, write_bytes
@@ -42,13 +43,15 @@ def run(
     "scratch" where it keeps what may be lost, and empty where it keeps nothing. `key` adds to what the result is a
     function of. Bad input is one line and exit status 2.
     """
-    with report_errors(), tempfile.TemporaryDirectory(prefix=f"{stage}-") as folder:
+    with report_errors(), tempfile.TemporaryDirectory(prefix=f"{stage}-") as folder, lineage_in(store) as lineage:
         params, options, scratch = unpack(dict(sections)), dict(options or {}), Path(folder)
         hashes = {name: checked(name, artifact, store) for name, artifact in inputs.items()}
         identity = identity_of(stage, params, hashes, {**options, **(key or {})})
         memo = Memo(store, stage, fingerprint(identity))
         made = {name: scratch / name for name in outputs}
-        if not memo.recall(made):
+        if (earlier := memo.recall(made)) is not None:
+            record = lineage.taken(earlier.get(LINEAGE))
+        else:
             if work:
                 options["work"] = f"{store}/state" if store and work == "state" else str(scratch / "work")
             if elsewhere():
@@ -58,8 +61,9 @@ def run(
                 words = {"params": str(scratch / "params.json"), **options}
                 words |= {name: artifact.path for name, artifact in inputs.items()}
                 launch(stage, as_options({**words, **{name: str(path) for name, path in made.items()}}))
-            memo.keep(made, identity)
-        publish(made, outputs)
+            record = lineage.written()
+            memo.keep(made, identity, record)
+        publish(made, outputs, record)
 
 
 def _elsewhere(
@@ -90,10 +94,12 @@ def _elsewhere(
     delete(place)
 
 
-def publish(made: Mapping[str, Path], outputs: Mapping[str, Artifact]) -> None:
-    """Move what a program made to where Kubeflow wants it, and name it by its content."""
+def publish(made: Mapping[str, Path], outputs: Mapping[str, Artifact], record: str | None) -> None:
+    """Move what a program made to where Kubeflow wants it, and name it by its content and its lineage record."""
     for name, artifact in outputs.items():
         artifact.metadata[MD5] = content_md5(made[name])
+        if record:
+            artifact.metadata[LINEAGE] = record
         to = Path(artifact.path)
         to.parent.mkdir(parents=True, exist_ok=True)
         if to.is_dir():  # a retried task finds what its predecessor left

@@ -5,10 +5,18 @@ from components.kubeflow.define import component
 
 @component
 def plan(  # type: ignore[no-untyped-def]
-    data: dict, network: dict, schedule: dict, teacher: dict, variance: dict, students: dict, evaluation: dict
+    data: dict,
+    network: dict,
+    schedule: dict,
+    teacher: dict,
+    variance: dict,
+    students: dict,
+    evaluation: dict,
+    store: str = "",
 ) -> list:
     """Checks every section of the parameters before anything runs, and lists the students that they ask for."""
     from components.kubeflow import plan
+    from components.kubeflow.lineage import lineage_in
     from components.kubeflow.values import pack, unpack
     from components.runner import report_errors
 
@@ -25,4 +33,6 @@ def plan(  # type: ignore[no-untyped-def]
             }
         )
         plan.check(params)
+        with lineage_in(store) as lineage:
+            lineage.asked(params)
         return pack(plan.students(params))

@@ -16,7 +16,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     from components.prepare_data.stage import prepare_data  # late: --help answers without it
 
-    with places() as local:
+    with places("prepare_data") as local:
         prepare_data(read_params(local.fetch(arguments.params)), local.out(arguments.out))
 
 

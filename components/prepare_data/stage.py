@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from components.lineage.recorder import note_input
 from components.runner import section
 from components.storage import fetch, is_remote
 from mcm.data.config import DataConfig
@@ -18,10 +19,15 @@ def prepare_data(params: Mapping[str, Any], out: Path) -> None:
     Where `data.path` is in a bucket, a copy of it is kept by its content and read instead. The data set is the same.
     """
     config = section(params, "data", DataConfig)
-    if config.path is None or not is_remote(config.path):
+    if config.path is None:
+        prepare(config, out)
+        return
+    if not is_remote(config.path):
+        note_input("images", Path(config.path))
         prepare(config, out)
         return
     copy = fetch(config.path, cache_folder() / "objects")
+    note_input("images", copy)
     try:
         prepare(config.model_copy(update={"path": str(copy)}), out)
     except UserError as error:

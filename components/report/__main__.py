@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from components.lineage.runs import PARTS
 from components.places import location, places
 from components.runner import command, read_params
 
@@ -18,8 +19,17 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     from components.report.stage import report  # late: --help answers without it
 
-    with places() as local:
-        report(read_params(local.fetch(args.params)), args.artifacts, local.out(args.out))
+    with places("report") as local:
+        params, out = read_params(local.fetch(args.params)), local.out(args.out, measured=True)
+        for name in _inputs(args.artifacts):
+            local.fetch(args.artifacts / name, name.removesuffix(".json"))
+        report(params, args.artifacts, out)
+
+
+def _inputs(artifacts: Path) -> list[str]:
+    """What the other stages made, by its place below `artifacts`."""
+    several = sorted(path for folder in PARTS for path in (artifacts / folder).glob("[!.]*"))
+    return ["dataset", "teacher", "variance", *(path.relative_to(artifacts).as_posix() for path in several)]
 
 
 if __name__ == "__main__":

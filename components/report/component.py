@@ -28,6 +28,7 @@ def report(  # type: ignore[no-untyped-def]
     variance: dict,
     students: dict,
     evaluation: dict,
+    store: str = "",
 ):
     """From what all other stages left to one self-contained HTML page, its Markdown twin, and figures for DVC."""
     import shutil
@@ -51,7 +52,7 @@ def report(  # type: ignore[no-untyped-def]
         "students": students,
         "evaluation": evaluation,
     }
-    run_report(params, single, {"students": models, "evaluations": evaluations, "timings": timings}, out)
+    run_report(params, single, {"students": models, "evaluations": evaluations, "timings": timings}, out, store)
     shutil.copyfile(f"{out.path}/index.html", page.path)
     write_markdown(out.path, summary)
     log_summary(out.path, metrics)

@@ -3,62 +3,34 @@
 import importlib.metadata
 import os
 import platform
-import subprocess
-from pathlib import Path
 
 import torch
 
+from components.lineage import surroundings
 from components.report.collect import Run
 
 UNKNOWN = "unknown"
-CODE = Path(__file__).resolve().parent
-# DVC rewrites its lock file while it runs the stages, so it says nothing about the code.
-CODE_PATHS = (":/", ":(top,exclude)dvc.lock")
 
 
 def machine() -> dict[str, str]:
     """Processor, cores, memory, accelerator and versions of the machine that runs this."""
+    memory = surroundings.memory()
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {
-        "Processor": _processor(),
+        "Processor": surroundings.processor() or UNKNOWN,
         "Cores": f"{os.cpu_count() or UNKNOWN}",
-        "Memory": _memory(),
+        "Memory": f"{memory / 2**30:.1f} GiB" if memory else UNKNOWN,
         "GPU": ", ".join(gpus) or "none",
         "System": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         "torch": importlib.metadata.version("torch"),
     }
 
 
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or UNKNOWN
-
-
-def _memory() -> str:
-    try:
-        return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB"
-    except (AttributeError, ValueError, OSError):
-        return UNKNOWN
-
-
-def commit(folder: Path = CODE) -> dict[str, str]:
+def commit() -> dict[str, str]:
     """The git commit of the code and whether files differ from it; unknown where there is no git or repository."""
-    head = _git(folder, "rev-parse", "HEAD")
-    changes = None if head is None else _git(folder, "status", "--porcelain", "--", *CODE_PATHS)
-    state = UNKNOWN if changes is None else ("yes, files differ from this commit" if changes else "no")
+    head, dirty = surroundings.checkout()
+    state = UNKNOWN if dirty is None else ("yes, files differ from this commit" if dirty else "no")
     return {"Commit": head or UNKNOWN, "Dirty": state}
-
-
-def _git(folder: Path, *arguments: str) -> str | None:
-    try:
-        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=30)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def measured_with(run: Run) -> dict[str, str]:

@@ -22,8 +22,10 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     from components.train_student.stage import train_student  # late: --help answers without torch
 
-    with places() as local:
-        params, dataset, teacher = (local.fetch(given) for given in (args.params, args.dataset, args.teacher))
+    with places("train_student") as local:
+        local.task(f"{args.method}-{args.student_steps}")
+        params, dataset = local.fetch(args.params), local.fetch(args.dataset, "dataset")
+        teacher = local.fetch(args.teacher, "teacher")
         train_student(
             read_params(params),
             args.method,

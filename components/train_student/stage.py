@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from components.lineage.recorder import note_parameters
 from components.training import Publish, fit
 from mcm.artifacts import folder_md5
 from mcm.config import Config, suggest
@@ -84,6 +85,7 @@ def train_student(
     Checkpoints lie under `work`, a folder or `gs://` prefix. `publish` is called once `out` is whole, before they go.
     """
     config = student_config(params, method, student_steps)
+    note_parameters("students", {**config.resolved(), "method": method, "student_steps": student_steps})
     images = ImageSet.open(dataset, "train")
     if config.guidance and not images.num_classes:
         raise UserError(f"{dataset}: guidance is {config.guidance}, and this data set has no classes; set it to 0")

@@ -17,8 +17,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     from components.train_teacher.stage import train_teacher  # late: --help answers without torch
 
-    with places() as local:
-        params, dataset = read_params(local.fetch(args.params)), local.fetch(args.dataset)
+    with places("train_teacher") as local:
+        params, dataset = read_params(local.fetch(args.params)), local.fetch(args.dataset, "dataset")
         train_teacher(params, dataset, local.out(args.out), args.work, local.publish)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from components.lineage.runs import PLACE, RUN, STORE
 from components.runner import command
 from pipelines.parameters import add_parameters, load
 
@@ -60,13 +61,14 @@ def main(argv: list[str] | None = None) -> None:
         if not is_remote(uri):
             read_config(Path(uri), KINDS[name], 1)
     folder = root / time.strftime("%Y%m%d-%H%M%S")
+    told = {RUN: folder.name, PLACE: os.environ.get(PLACE) or (f"{store}/{STORE}" if store else str(folder / STORE))}
     root.mkdir(parents=True, exist_ok=True)
     mounts = {Path(place): "ro" for place in (data.get("path"), *given.values()) if place and not is_remote(place)}
     mounts |= {Path(place): "rw" for place in (root, store) if place and not is_remote(str(place))}
     from pipelines.local import run_local
 
     shown = sys.stderr if args.json else sys.stdout
-    with _runner(args, mounts) as (runner, image), contextlib.redirect_stdout(shown):
+    with _environment(told), _runner(args, mounts, told) as (runner, image), contextlib.redirect_stdout(shown):
         try:
             made = run_local(params, folder, store, data_version, image, runner, given, args.retries, args.verbose)
         except RuntimeError as error:
@@ -85,7 +87,19 @@ def main(argv: list[str] | None = None) -> None:
 
 
 @contextlib.contextmanager
-def _runner(args: argparse.Namespace, mounts: dict[Path, str]) -> Iterator[tuple[Any, str]]:
+def _environment(told: dict[str, str]) -> Iterator[None]:
+    """What tasks find in their environment beside ours."""
+    before = dict(os.environ)
+    os.environ.update(told)
+    try:
+        yield
+    finally:
+        for name in told:
+            os.environ.pop(name) if name not in before else os.environ.update({name: before[name]})
+
+
+@contextlib.contextmanager
+def _runner(args: argparse.Namespace, mounts: dict[Path, str], told: dict[str, str]) -> Iterator[tuple[Any, str]]:
     """KFP's runner and the image it is told."""
     if args.runner == "subprocess":
         from kfp.local import SubprocessRunner
@@ -95,11 +109,12 @@ def _runner(args: argparse.Namespace, mounts: dict[Path, str]) -> Iterator[tuple
     from pipelines.docker_runner import container_runner
     from pipelines.images import image
 
-    env = {name: os.environ[name] for name in CLOUD if name in os.environ}
+    reference = args.image or image("cpu").reference
+    env = {name: os.environ[name] for name in CLOUD if name in os.environ} | told | {"MCM_IMAGE": reference}
     if CREDENTIALS in env:
         mounts[Path(env[CREDENTIALS])] = "ro"
     with container_runner(mounts, env, network=args.network) as runner:
-        yield runner, args.image or image("cpu").reference
+        yield runner, reference
 
 
 def _uri(place: str) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from components.lineage import surroundings
 from components.report.__main__ import main
 from components.report.checks import CD_RATIO, checks
 from components.report.collect import collect
@@ -291,8 +292,9 @@ def test_the_paper_is_read_as_its_table_says() -> None:
     assert ratios["cd", 4, "small"] == pytest.approx(1.7 / 1.5) and ratios["ct", 8, "large"] == pytest.approx(1.5 / 1.4)
 
 
-def test_code_without_git_has_an_unknown_commit(tmp_path: Path) -> None:
-    assert set(commit(tmp_path).values()) == {"unknown"}
+def test_code_without_git_has_an_unknown_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(surroundings, "_git", lambda *_: None)
+    assert set(commit().values()) == {"unknown"}
 
 
 @pytest.mark.parametrize(

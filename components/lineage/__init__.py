@@ -1,0 +1,1 @@
+"""Lineage: what a stage's execution writes about itself, and where."""

@@ -1,0 +1,102 @@
+"""The lineage graph of a run: executions joined by the artifacts that flow between them, named by their content."""
+
+import graphlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from components.lineage.record import Artifact, By, Record, RunRecord
+
+
+@dataclass(frozen=True)
+class Node:
+    """One execution in a graph. `reused`: it belongs to an earlier run whose result this one took."""
+
+    key: str  # unique in its graph: `train_student cd-4`, and with ` #2` where a name comes twice
+    record: Record
+    reused: bool = False
+
+
+@dataclass(frozen=True)
+class Edge:
+    """An artifact that one node made and another read."""
+
+    maker: str  # key of a node
+    reader: str
+    input: str  # the reader's name for it
+    artifact: Artifact
+
+
+@dataclass(frozen=True)
+class Source:
+    """An artifact that no known execution made: given images, an imported teacher."""
+
+    reader: str
+    artifact: Artifact  # as the reader names it
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A run. Nodes are in an order in which they can run."""
+
+    name: str  # as the user named it: HEAD, a run id, a folder
+    by: By
+    run: str  # id of the run or git revision
+    nodes: dict[str, Node]
+    edges: tuple[Edge, ...]
+    sources: tuple[Source, ...] = ()
+    asked: RunRecord | None = None  # what a pipeline run was asked for
+    warnings: tuple[str, ...] = field(default=())
+
+    def upstream(self, key: str) -> Iterator[Edge]:
+        """Edges into a node."""
+        return (edge for edge in self.edges if edge.reader == key)
+
+    def downstream(self, key: str) -> Iterator[Edge]:
+        """Edges out of a node."""
+        return (edge for edge in self.edges if edge.maker == key)
+
+
+def build(
+    name: str,
+    by: By,
+    run: str,
+    records: Iterable[tuple[Record, bool]],
+    asked: RunRecord | None = None,
+    warnings: Iterable[str] = (),
+) -> Graph:
+    """Join executions (each with whether it is reused) by the md5 of what they made and read.
+
+    Where several made the same bytes, the last that ended before the reader began is its maker. An execution that did
+    not succeed made nothing.
+    """
+    listed = sorted(records, key=lambda pair: (pair[0].started is None, pair[0].started, pair[0].name, pair[0].id))
+    keyed: dict[str, Node] = {}
+    for record, reused in listed:
+        count = sum(node.record.name == record.name for node in keyed.values()) + 1
+        key = record.name if count == 1 else f"{record.name} #{count}"
+        keyed[key] = Node(key, record, reused)
+    makers: dict[str, list[str]] = {}
+    for key, node in keyed.items():
+        for artifact in node.record.outputs if node.record.status == "succeeded" else ():
+            makers.setdefault(artifact.md5, []).append(key)
+    edges, sources = [], []
+    for key, node in keyed.items():
+        for artifact in node.record.inputs:
+            maker = _maker([k for k in makers.get(artifact.md5, []) if k != key], keyed, node.record)
+            if maker is None:
+                sources.append(Source(key, artifact))
+            else:
+                edges.append(Edge(maker, key, artifact.name, artifact))
+    order = graphlib.TopologicalSorter({key: [] for key in keyed})
+    for edge in edges:
+        order.add(edge.reader, edge.maker)
+    nodes = {key: keyed[key] for key in order.static_order()}
+    return Graph(name, by, run, nodes, tuple(edges), tuple(sources), asked, tuple(warnings))
+
+
+def _maker(candidates: list[str], nodes: dict[str, Node], reader: Record) -> str | None:
+    """The last of `candidates`, which are in order of time, that had ended when the reader began."""
+    if reader.started is not None:
+        before = [k for k in candidates if (ended := nodes[k].record.ended) is None or ended <= reader.started]
+        candidates = before or candidates
+    return candidates[-1] if candidates else None
