@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(CURDIR)/$(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: report test test-slow test-containers lint requirements
+.PHONY: report test test-slow test-browser test-containers lint requirements
 
 report: $(READY)
 	PATH="$(BIN):$$PATH" dvc repro
@@ -15,6 +15,10 @@ test: $(READY)
 
 test-slow: $(READY)
 	PATH="$(BIN):$$PATH" pytest -m slow --durations=10
+
+# Needs Chromium and chromedriver.
+test-browser: $(READY)
+	PATH="$(BIN):$$PATH" pytest -m browser --durations=10
 
 # Needs podman, as root; see containers/README.md.
 test-containers: $(READY)
