@@ -1,4 +1,4 @@
-"""The command `mcm`: the stages, and the pipeline on a cluster. Nothing heavy is imported before it is needed."""
+"""The command `mcm`: the stages, the pipeline on a cluster, lineage. Nothing heavy is imported before it is needed."""
 
 import importlib
 import sys
@@ -23,6 +23,12 @@ COMMANDS = {
     "pipeline profiles": ("pipelines.commands.profiles", "hardware profiles, and what each stage gets"),
     "pipeline images": ("pipelines.commands.images", "images by digest: check, build, push"),
     "pipeline components": ("pipelines.commands.components", "READMEs and component.yaml of the stages"),
+    "lineage show": ("pipelines.lineage.commands.show", "what a run is made of, as a tree; who made or used an artifact"),
+    "lineage diff": ("pipelines.lineage.commands.diff", "what changed between two runs, and which cause came first"),
+    "lineage log": ("pipelines.lineage.commands.log", "all runs, with their figures"),
+    "lineage adopt": ("pipelines.lineage.commands.adopt", "take a cluster's run home, as a DVC experiment"),
+    "lineage export": ("pipelines.lineage.commands.export", "OpenLineage, W3C PROV, or an in-toto statement"),
+    "lineage verify": ("pipelines.lineage.commands.verify", "a checkpoint's bytes against its statement"),
 }
 
 

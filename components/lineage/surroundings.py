@@ -118,12 +118,12 @@ def code_md5() -> str:
 
 
 def checkout(file: Path = Path(__file__)) -> tuple[str | None, bool | None]:
-    """The commit of the checkout that holds `file`, and whether files differ from it; None where there is none."""
+    """The commit of the checkout that holds `file`, and whether tracked files differ; None where there is none."""
     here = file.resolve()
     # An installed package may lie inside somebody else's repository, whose commit says nothing about it.
     if _git(here.parent, "ls-files", "--error-unmatch", here.name) is None:
         return None, None
-    changes = _git(here.parent, "status", "--porcelain", "--", *TREE)
+    changes = _git(here.parent, "status", "--porcelain", "--untracked-files=no", "--", *TREE)
     return _git(here.parent, "rev-parse", "HEAD"), None if changes is None else bool(changes)
 
 
