@@ -104,6 +104,10 @@ def test_a_teacher_is_trained_from_uri_to_uri(remote: str, local: Path, tmp_path
     assert md5_of(f"{remote}/made/teacher", tmp_path / "back") == folder_md5(local / "teacher")
     left = storage.list_names(f"{remote}/state")  # logs stay, checkpoints go
     assert left and all(name.split("/")[1] == "logs" for name in left)
+    (record,) = storage.list_names(f"{remote}/made/lineage")
+    noted = json.loads(storage.read_bytes(f"{remote}/made/lineage/{record}"))
+    assert noted["outputs"][0]["md5"] == folder_md5(local / "teacher") and noted["outputs"][0]["path"] == "teacher"
+    assert noted["inputs"][0]["md5"] == folder_md5(local / "dataset")
 
 
 def test_checkpoints_in_a_bucket_stay_until_the_artifact_is_there_too(

@@ -1,0 +1,1 @@
+"""Lineage in other people's formats: OpenLineage events, W3C PROV, in-toto/SLSA provenance with signatures."""
