@@ -158,8 +158,8 @@ def figures(path: Path) -> Iterator[tuple[str, float]]:
     if losses.is_file():
         with losses.open(newline="") as opened:
             rows = list(csv.DictReader(opened))
-        if rows:
-            yield "loss", float(rows[-1]["loss"])
+        if rows and math.isfinite(loss := float(rows[-1]["loss"])):
+            yield "loss", loss
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

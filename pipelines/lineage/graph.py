@@ -1,6 +1,7 @@
 """The lineage graph of a run: executions joined by the artifacts that flow between them, named by their content."""
 
 import graphlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -71,32 +72,46 @@ def build(
     """
     listed = sorted(records, key=lambda pair: (pair[0].started is None, pair[0].started, pair[0].name, pair[0].id))
     keyed: dict[str, Node] = {}
+    counts: Counter[str] = Counter()
     for record, reused in listed:
-        count = sum(node.record.name == record.name for node in keyed.values()) + 1
-        key = record.name if count == 1 else f"{record.name} #{count}"
+        counts[record.name] += 1
+        key = record.name if counts[record.name] == 1 else f"{record.name} #{counts[record.name]}"
         keyed[key] = Node(key, record, reused)
     makers: dict[str, list[str]] = {}
     for key, node in keyed.items():
         for artifact in node.record.outputs if node.record.status == "succeeded" else ():
             makers.setdefault(artifact.md5, []).append(key)
+    try:
+        edges, sources, order = _joined(keyed, makers, strict=False)
+    except graphlib.CycleError:  # two that swapped bytes, and clocks that say it cannot be
+        edges, sources, order = _joined(keyed, makers, strict=True)
+    nodes = {key: keyed[key] for key in order}
+    return Graph(name, by, run, nodes, tuple(edges), tuple(sources), asked, tuple(warnings))
+
+
+def _joined(
+    nodes: dict[str, Node], makers: dict[str, list[str]], strict: bool
+) -> tuple[list[Edge], list[Source], list[str]]:
+    """Edges, sources, and the nodes' keys in an order in which they can run."""
     edges, sources = [], []
-    for key, node in keyed.items():
+    order = graphlib.TopologicalSorter({key: [] for key in nodes})
+    for key, node in nodes.items():
         for artifact in node.record.inputs:
-            maker = _maker([k for k in makers.get(artifact.md5, []) if k != key], keyed, node.record)
+            maker = _maker([k for k in makers.get(artifact.md5, []) if k != key], nodes, node.record, strict)
             if maker is None:
                 sources.append(Source(key, artifact))
             else:
                 edges.append(Edge(maker, key, artifact.name, artifact))
-    order = graphlib.TopologicalSorter({key: [] for key in keyed})
-    for edge in edges:
-        order.add(edge.reader, edge.maker)
-    nodes = {key: keyed[key] for key in order.static_order()}
-    return Graph(name, by, run, nodes, tuple(edges), tuple(sources), asked, tuple(warnings))
+                order.add(key, maker)
+    return edges, sources, list(order.static_order())
 
 
-def _maker(candidates: list[str], nodes: dict[str, Node], reader: Record) -> str | None:
-    """The last of `candidates`, which are in order of time, that had ended when the reader began."""
+def _maker(candidates: list[str], nodes: dict[str, Node], reader: Record, strict: bool) -> str | None:
+    """The last of `candidates`, which are in order of time, that had ended when the reader began.
+
+    Clocks of two machines differ: where none had, it is the last, unless time is `strict`.
+    """
     if reader.started is not None:
         before = [k for k in candidates if (ended := nodes[k].record.ended) is None or ended <= reader.started]
-        candidates = before or candidates
+        candidates = before if before or strict else candidates
     return candidates[-1] if candidates else None
