@@ -98,6 +98,12 @@ def image(target: str) -> Image:
     return found
 
 
+def current(reference: str) -> bool:
+    """Whether an image is one of the lock, and holds the code that is here."""
+    rows = [image(target) for target in TARGETS]
+    return any(row.pinned and row.reference == reference and not row.stale() for row in rows)
+
+
 def record(built: Image) -> None:
     """Put one row into the lock, atomically; the other rows stay."""
     rows = {target: image(target) for target in TARGETS} | {built.target: built}

@@ -27,7 +27,11 @@ def add_parameters(parser: argparse.ArgumentParser) -> None:
 
 def load(path: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
     """The sections of a parameters file with each change `section.key=value` made; values are YAML."""
-    params = read_params(path)
+    return changed(read_params(path), changes)
+
+
+def changed(params: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
+    """The sections with each change `section.key=value` made, in place."""
     for change in changes:
         key, equals, text = change.partition("=")
         words = key.strip().lstrip("+").split(".")

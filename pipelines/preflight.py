@@ -5,13 +5,16 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from components.storage import exists, is_remote, listing_version, read_bytes
 from mcm.artifacts import CONFIG
 from mcm.errors import UserError
+
+if TYPE_CHECKING:
+    from pipelines.lineage.seed import Base, Piece
 
 SAFE = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same, ten times as fast where libyaml is there
 OWN = {"folder": "a folder", "archive": "a file"}  # sources of `data` whose images the user brings
@@ -41,16 +44,19 @@ class Request:
     teacher: str | None = None
     image: str | None = None
     allow_unpinned: bool = False
+    base: str | None = None
 
 
 @dataclass
 class Ready:
-    """What is to be sent: the compiled documents, the values of their parameters, and the images to copy first."""
+    """What is to be sent: the compiled documents, the values of their parameters, and what to copy to the store first:
+    images, and the stages that a local revision has."""
 
     documents: list[Any] = field(default_factory=list)
     arguments: dict[str, Any] = field(default_factory=dict)
     profile: str = ""
     upload: tuple[Path, str] | None = None
+    pieces: "list[Piece]" = field(default_factory=list)
 
 
 class _Preflight:
@@ -62,6 +68,9 @@ class _Preflight:
         self.findings: list[str] = []
         self.params: dict[str, Any] = {}
         self.mount: str | None = None
+        self.base: Base | None = None
+        self.asked: dict[str, Any] = {}  # the parameters while images are where the user has them
+        self.images: frozenset[str] = frozenset()
 
     @contextlib.contextmanager
     def noting(self) -> Iterator[None]:
@@ -85,15 +94,23 @@ class _Preflight:
                 self.given(option)
         if not self.findings:
             self.arguments()
+            with self.noting():
+                self.pieces()
         if self.findings:
             raise NotReadyError(self.findings)
         return self.ready
 
     def parameters(self) -> None:
         """Every section by the class of the stage that reads it, and every student."""
-        from pipelines.parameters import load
+        from pipelines.parameters import changed, load
 
-        self.params = load(self.request.params, self.request.changes)
+        if self.request.base is None:
+            self.params = load(self.request.params, self.request.changes)
+        else:
+            from pipelines.lineage.seed import Base
+
+            self.base = Base(self.request.base)
+            self.params = changed(self.base.params(), self.request.changes)
         from components.kubeflow.plan import check  # late: it imports torch
 
         check(self.params)
@@ -118,6 +135,7 @@ class _Preflight:
             self.mount = profile.volume.mount if profile.volume else None
             reference = self._image(profile.image)
             text, found = compile_pipeline(profile, reference, self.params, given), frozenset({reference})
+        self.images = frozenset(found)
         self.ready.documents = list(yaml.load_all(text, Loader=SAFE))
         if TPU in text:  # see mcm/training/distributed.py: it knows CUDA and CPU
             raise UserError(
@@ -178,6 +196,7 @@ class _Preflight:
     def data(self) -> None:
         """The user's own images: in a bucket, or here and then copied to the store under the hash of their content."""
         section = dict(self.params.get("data") or {})
+        self.asked = {**self.params, "data": {**section, **({"path": self.request.data} if self.request.data else {})}}
         place = self.request.data or (section.get("path") if section.get("source") in OWN else None)
         version = ""
         if place and is_remote(place):
@@ -224,6 +243,31 @@ class _Preflight:
 
         self.ready.arguments |= {name: pack(self.params.get(name) or {}) for name in SECTIONS}
         self.ready.arguments["store"] = self.request.store.rstrip("/")
+
+    def pieces(self) -> None:
+        """What the revision to start from has already, for tasks in images that hold the code which is here."""
+        if self.base is None:
+            return
+        from pipelines.images import current
+        from pipelines.lineage.seed import pieces
+
+        for option in KINDS:
+            if getattr(self.request, option):
+                raise UserError(f"--from and --{option}: the revision has its own; give one")
+        store, said = self.request.store, ""
+        if not is_remote(store) and not Path(store).is_dir():
+            raise UserError(f"--from, --store {store}: it is not mounted here; mount it, or give a store gs://...")
+        reference, *more = sorted(self.images)
+        if more:
+            said = f"tasks run in {1 + len(more)} images"
+        elif not self.request.allow_unpinned and not current(reference):
+            said = f"image {reference} is not in images.lock.json as built from this source"
+        if said:
+            raise UserError(
+                f"--from {self.request.base}: {said}, so no task would find what was made here; submit the locked "
+                "image (mcm pipeline images), or without --from"
+            )
+        self.ready.pieces = pieces(self.base, self.asked, self.ready.arguments, reference)
 
 
 def preflight(request: Request) -> Ready:

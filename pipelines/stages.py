@@ -68,7 +68,7 @@ def students(run: Any) -> list[str]:
     """Names of the students in the order of the loop's rounds: methods outermost, steps within."""
     given = ((run.runtime_config and run.runtime_config.parameters) or {}).get("students")
     if given is None:
-        inputs = _spec(run).get("root", {}).get("inputDefinitions", {}).get("parameters", {})
+        inputs = spec_of(run).get("root", {}).get("inputDefinitions", {}).get("parameters", {})
         given = inputs.get("students", {}).get("defaultValue")
     if not isinstance(given, Mapping):
         return []
@@ -117,7 +117,7 @@ def rows(run: Any) -> list[Row]:
     over = str(run.state) in FINAL
     found: list[Row] = []
     claimed: set[int] = set()
-    for looped, group in _groups(tasks(_spec(run))):
+    for looped, group in _groups(tasks(spec_of(run))):
         for turn in range(len(names) or nodes.turns) if looped else (None,):
             for task in group:
                 row = Row(task.title, attempts_allowed=task.attempts, student=_student(names, turn, nodes))
@@ -147,7 +147,8 @@ def _student(names: list[str], turn: int | None, nodes: "_Nodes") -> str | None:
     return names[turn] if turn < len(names) and nodes.linked else f"#{turn}"
 
 
-def _spec(run: Any) -> Mapping[str, Any]:
+def spec_of(run: Any) -> Mapping[str, Any]:
+    """The pipeline's specification, with or without a platform's beside it; empty where the run names one by id."""
     spec = run.pipeline_spec or {}
     return spec.get("pipeline_spec", spec) if isinstance(spec, Mapping) else {}
 

@@ -4,11 +4,11 @@ import argparse
 import json
 import secrets
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 from mcm.errors import UserError
-from pipelines.client import Connection
 from pipelines.parameters import add_parameters
 from pipelines.preflight import NotReadyError, Ready, Request, preflight
 from pipelines.runs import EXPERIMENT, Submission, pipeline_body
@@ -20,6 +20,13 @@ def add_request(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--profile", metavar="NAME", help="hardware: a name of `mcm pipeline profiles`, or a YAML file")
     what.add_argument("--package", type=Path, metavar="FILE", help="a file that `mcm pipeline compile` wrote")
     add_parameters(parser)
+    parser.add_argument(
+        "--from",
+        dest="base",
+        metavar="REV",
+        help="start with what a git revision, a DVC experiment or `workspace` has: its parameters, and its stages' "
+        "results from DVC's cache, which go to the store",
+    )
     parser.add_argument(
         "--store", default="", metavar="URI", help="where checkpoints, data and results live: gs://bucket/prefix"
     )
@@ -48,7 +55,10 @@ def checked(args: argparse.Namespace) -> Ready:
         "teacher",
         "image",
         "allow_unpinned",
+        "base",
     )
+    if args.base is not None and args.params != Path("params.yaml"):
+        raise UserError(f"--from and --params {args.params}: {args.base} has its own parameters; change them with -S")
     try:
         ready = preflight(Request(**{name: getattr(args, name) for name in names}))
     except NotReadyError as error:
@@ -60,12 +70,31 @@ def checked(args: argparse.Namespace) -> Ready:
         raise UserError(f"not ready, and nothing was sent: {len(error.findings)} things, listed above") from None
     if args.check:
         told = {"ready": True, "findings": [], "profile": ready.profile, "data": ready.upload and ready.upload[1]}
-        print(json.dumps(told, indent=2) if args.json else f"ready: profile {ready.profile}; nothing was sent")
+        if args.base is not None:
+            keys = ("stage", "task", "reason")
+            stages = [{**{key: getattr(p, key) for key in keys}, "reused": not p.reason} for p in ready.pieces]
+            told["from"] = {"revision": args.base, "stages": stages}
+        lines = [f"ready: profile {ready.profile}; nothing was sent", *told_pieces(args.base, ready)]
+        print(json.dumps(told, indent=2) if args.json else "\n".join(lines))
     return ready
 
 
-def send_data(ready: Ready, connection: Connection) -> None:
-    """Copy local images to their place in the store. It is named for their content, so they are copied once."""
+def told_pieces(base: str | None, ready: Ready) -> Iterator[str]:
+    """Which stages are there already, and why others are not, a line each."""
+    if ready.pieces:
+        there = [piece for piece in ready.pieces if not piece.reason]
+        yield f"from {base}: {len(there)} of {len(ready.pieces)} stages are there already"
+        for piece in ready.pieces:
+            yield f"  {piece.name:<24} {f'anew: {piece.reason}' if piece.reason else 'reused'}"
+
+
+def send_first(args: argparse.Namespace, ready: Ready) -> None:
+    """Copy to the store what the run will look for there. All of it is named for its content: it is copied once."""
+    if ready.pieces:
+        from pipelines.lineage.seed import send
+
+        print("\n".join(told_pieces(args.base, ready)), file=sys.stderr)
+        send(ready.pieces, str(ready.arguments["store"]))
     if ready.upload:
         from components.storage import upload
 

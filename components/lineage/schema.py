@@ -3,10 +3,10 @@
 import argparse
 from pathlib import Path
 
-from components.lineage.record import VERSION, Record, RunRecord
+from components.lineage.record import VERSION, Part, Record, RunRecord
 from mcm.artifacts import write_json
 
-FILES = {f"lineage-record-{VERSION}.json": Record, f"lineage-run-{VERSION}.json": RunRecord}
+FILES: dict[str, type[Part]] = {f"lineage-record-{VERSION}.json": Record, f"lineage-run-{VERSION}.json": RunRecord}
 
 
 def main(argv: list[str] | None = None) -> None:

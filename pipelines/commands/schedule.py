@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def _make(args: argparse.Namespace) -> None:
     trigger = {"cron": cron(args.cron)} if args.cron else {"interval_second": str(seconds(args.every))}
-    from pipelines.submission import checked, send_data, submission
+    from pipelines.submission import checked, send_first, submission
 
     ready = checked(args)
     if args.check:
@@ -56,7 +56,7 @@ def _make(args: argparse.Namespace) -> None:
     from pipelines.client import Connection, options
 
     connection = Connection(options(args))
-    send_data(ready, connection)
+    send_first(args, ready)
     made = runs.create_schedule(
         connection,
         submission(args, ready),

@@ -15,7 +15,7 @@ def main(argv: list[str] | None = None) -> None:
         prog="mcm pipeline submit",
         description="Run the pipeline on a Kubeflow cluster. What can be checked without the server is checked first.",
     )
-    from pipelines.submission import add_request, checked, send_data, submission
+    from pipelines.submission import add_request, checked, send_first, submission
 
     add_request(parser)
     parser.add_argument("--wait", action="store_true", help="wait for the end, as `mcm pipeline wait` does")
@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> None:
     from pipelines.client import Connection, options
 
     connection = Connection(options(args))
-    send_data(ready, connection)
+    send_first(args, ready)
     run = runs.create(connection, submission(args, ready))
     made = {"run_id": run.run_id, "name": run.display_name, "link": connection.link(run.run_id)}
     if args.wait:

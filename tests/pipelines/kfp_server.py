@@ -20,7 +20,7 @@ from typing import Any
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
-from tests.pipelines import argo, openapi
+from tests.pipelines import argo, native, openapi
 
 CODES = {400: 3, 401: 16, 403: 7, 404: 5, 409: 6, 500: 13, 501: 12, 503: 14}  # gRPC's, as its gateway maps them
 OVER = ("SUCCEEDED", "FAILED", "SKIPPED", "CANCELED")
@@ -77,6 +77,7 @@ class KFPServer:
         self.logs: dict[str, str] = {}
         self.serves_logs = True
         self.page: str | None = None  # an HTML page instead of everything
+        self.tasks: dict[str, list[Any]] | None = None  # of each run, by the API to come; None: it has that API not
         self._lock = threading.RLock()
         self._clock = 0
         server = self
@@ -194,6 +195,8 @@ class KFPServer:
         return 200, "application/json", json.dumps(answer)
 
     def _operate(self, seen: Seen) -> Any:
+        if self.tasks is not None and (match := re.fullmatch(r"/apis/v2beta1/runs/([^/:]+)/tasks", seen.path)):
+            return self._tasks(match[1], seen)
         found = openapi.find(seen.method, seen.path)
         if not found:
             raise RefusedError(404, "Not Found")
@@ -215,6 +218,13 @@ class KFPServer:
         amiss = list(openapi.problems(answer, operation.response, "answer"))
         if amiss:
             self.violations.append(f"answer {operation.name}: {'; '.join(amiss)}")
+        return answer
+
+    def _tasks(self, run_id: str, seen: Seen) -> Any:
+        self._run(run_id)
+        listed = dict(enumerate((self.tasks or {}).get(run_id, [])))
+        answer = self._page(listed, "tasks", seen)
+        self.violations += [f"answer: {said}" for said in native.problems(answer, "ListTasksResponse", "answer")]
         return answer
 
     def _log(self, seen: Seen) -> tuple[int, str, str]:
