@@ -251,7 +251,7 @@ def test_of_a_task_that_was_tried_again_the_success_is_shown(cluster: Cluster, s
     run = cluster.run()
     wrote = records(run)
     (teacher,) = [record for record in wrote if record.name == "train_teacher"]
-    stopped = teacher.model_copy(update={"id": "0" * 32, "status": "stopped", "outputs": ()})
+    stopped = teacher.model_copy(update={"id": "f" * 32, "status": "stopped", "outputs": ()})
     write(store / "lineage", [*wrote, stopped])
     cluster.ends(run)
     graph = cluster.graph(run)

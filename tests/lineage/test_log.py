@@ -340,6 +340,13 @@ def test_dvc_history_stands_among_the_runs_with_what_is_known_of_its_models(
     assert row.split()[3:6] == ["dvc", "9", "locked"]
 
 
+def test_a_filter_looks_behind_the_first_revisions(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--since", "2026-05-01", "--limit", "1", "--artifact", FIRST[1].outputs[0].md5]
+    project.experiment("tame-exp", lock_of(TAUGHT))  # again, on another commit
+    assert runs(capsys, *words) == [project.git("rev-parse", "HEAD~2")[:7]]
+    assert runs(capsys, "--since", "2026-05-01").count("tame-exp") == 2
+
+
 @pytest.mark.parametrize(
     ("words", "count"),
     [

@@ -32,7 +32,7 @@ def invented(seed: int) -> tuple[Nodes, Edges]:
 def loops() -> tuple[Nodes, Edges]:
     """Two loops of different length beside each other, and what reads both."""
     nodes = [
-        (f"{stage} {task}", stage, str(task)) for stage, tasks in (("long", 25), ("short", 3)) for task in range(tasks)
+        (f"{stage} {task}", stage, str(task)) for stage, tasks in (("long", 27), ("short", 3)) for task in range(tasks)
     ]
     return [*nodes, ("end", "end", "")], [(key, "end") for key, _, _ in nodes]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from components.lineage.record import Code, Origin, Record
+from components.lineage.record import Code, Origin, Record, Run
 from mcm.errors import UserError
 from pipelines.lineage import options
 from pipelines.lineage.dvc import lock_records
@@ -91,7 +91,7 @@ def test_a_revision_is_its_lock_with_the_executions_that_it_stands_for(project: 
 
 
 def test_an_experiment_by_name_and_by_revision(project: Project) -> None:
-    other = chain("dvc-20260303-c3", parameters={"teacher.learning_rate": 0.1}, begin=200000)
+    other = chain("dvc-20260303-c3", by="dvc", parameters={"teacher.learning_rate": 0.1}, begin=200000)
     write(STORE, other)
     commit = project.experiment("swift-fox", lock_of(other))
     for name in ("swift-fox", commit[:9]):
@@ -117,6 +117,7 @@ def test_a_store_with_one_run_names_that_run(project: Project, tmp_path: Path) -
 
 def test_a_copy_of_a_runs_folder_is_completed_from_stores_alone(project: Project, tmp_path: Path) -> None:
     shutil.copytree(STORE / "dvc-20260302-b2", tmp_path / "copy")
+    shutil.copytree(STORE / "dvc-20260301-a1", tmp_path / "beside")  # no store, for all one can tell
     assert resolve(str(tmp_path / "copy"), []).nodes.keys() == FOLLOWS
     assert look(str(tmp_path / "copy")).nodes.keys() == ALL
 
@@ -189,7 +190,7 @@ def test_a_parameter_without_effect_on_the_bytes_is_still_another_execution(proj
     assert graph.nodes["prepare_data"].record.started is not None
 
 
-def test_of_executions_with_the_same_bytes_the_one_with_the_locks_code_then_one_that_ran_then_the_latest(
+def test_of_executions_with_the_same_bytes_the_one_with_the_locks_code_then_dvcs_own_then_the_latest(
     project: Project,
 ) -> None:
     partial = {record.name: record for record in lock_records("HEAD")}["estimate_variance"]
@@ -208,10 +209,16 @@ def test_of_executions_with_the_same_bytes_the_one_with_the_locks_code_then_one_
         (twin(5), "5"),
         (twin(4), "5"),
         (twin(8, cached_from=Origin(run="y", record="5" * 32)), "5"),
+        (twin(2, run=Run(id="dvc-1", by="dvc")), "2"),
+        (twin(7, run=Run(id="a-run", by="kubeflow")), "2"),
     ):
         write(STORE, [written])
         made = best(partial, [LineageStore(STORE)])
         assert made and made.id == found * 32
+    taken = twin(6, run=Run(id="dvc-2", by="dvc"), cached_from=Origin(run="dvc-1", record="2" * 32))
+    write(Path("other"), [taken])  # where nobody knows who made it
+    made = best(partial, [LineageStore("other"), LineageStore(STORE)])
+    assert made and made.id == "2" * 32
 
 
 @pytest.mark.parametrize(

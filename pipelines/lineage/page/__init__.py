@@ -1,0 +1,1 @@
+"""The page of `mcm lineage diff --html`: two graphs drawn as one, in a single file that loads nothing."""
