@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from components.lineage.recorder import Recorder, recording
 from components.storage import fetch, is_remote, upload
 from components.storage.store import open_store, safe_paths
+from mcm.artifacts import cache_folder
 from mcm.errors import UserError
 
 Location = Path | str  # a path, or a gs:// URI
@@ -42,8 +43,6 @@ class Places:
 
         `name` is what its lineage record calls it; without one it is no input of the result.
         """
-        from mcm.data.sources.torchvision import cache_folder  # late: --help answers without numpy
-
         path = fetch(given, cache_folder() / "objects")
         self._inputs.append((path, str(given)))
         if self._recorder and name:

@@ -12,9 +12,9 @@ from torch import nn
 from components.runner import fingerprint, work_folder
 from components.storage import is_remote
 from components.storage.checkpoints import MirroredCheckpoints
+from mcm.artifacts import cache_folder
 from mcm.config import Config
 from mcm.data.arrays import ImageSet
-from mcm.data.sources.torchvision import cache_folder
 from mcm.data.stream import TrainingStream, loader
 from mcm.denoiser import Denoiser
 from mcm.methods.interface import Batch, Draws, Method

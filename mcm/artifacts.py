@@ -19,6 +19,12 @@ from mcm.errors import UserError
 CONFIG = "config.json"
 
 
+def cache_folder() -> Path:
+    """The user's folder for what can be fetched or made again: packages, data sets, copies, indexes."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "multistep-consistency"
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write JSON by atomic rename, keys in the given order."""
     text = json.dumps(value, indent=2, allow_nan=False) + "\n"

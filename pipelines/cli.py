@@ -23,7 +23,7 @@ COMMANDS = {
     "pipeline profiles": ("pipelines.commands.profiles", "hardware profiles, and what each stage gets"),
     "pipeline images": ("pipelines.commands.images", "images by digest: check, build, push"),
     "pipeline components": ("pipelines.commands.components", "READMEs and component.yaml of the stages"),
-    "lineage show": ("pipelines.lineage.commands.show", "what a run is made of, as a tree; who made or used an artifact"),
+    "lineage show": ("pipelines.lineage.commands.show", "what a run is made of; who made or used an artifact"),
     "lineage diff": ("pipelines.lineage.commands.diff", "what changed between two runs, and which cause came first"),
     "lineage log": ("pipelines.lineage.commands.log", "all runs, with their figures"),
     "lineage adopt": ("pipelines.lineage.commands.adopt", "take a cluster's run home, as a DVC experiment"),

@@ -12,6 +12,7 @@ from components.kubeflow.lineage import lineage_in
 from components.kubeflow.task import as_options, checked, publish
 from components.kubeflow.values import unpack
 from components.runner import report_errors
+from components.storage import Objects
 from mcm.artifacts import write_json
 from mcm.errors import UserError
 
@@ -40,6 +41,8 @@ def run_report(
         made = {"out": scratch / "out"}
         words = {"params": scratch / "params.json", "artifacts": scratch / "artifacts", **made}
         launch("report", as_options({name: str(path) for name, path in words.items()}))
+        if store:  # for who takes the run home
+            Objects(store).push(made["out"])
         publish(made, {"out": out}, lineage.written())
 
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from components.lineage.record import RunRecord
-from components.lineage.recorder import ID
+from components.lineage.recorder import ID, without_place
 from components.lineage.runs import OFF, PLACE, STORE, this_run
 from components.lineage.store import find, keep_run, keep_taken
 
@@ -32,7 +32,8 @@ class Lineage:
         """Record what the run was asked for: the sections of params.yaml as they were given."""
         if self.place:
             image = os.environ.get("MCM_IMAGE", "")
-            keep_run(self.place, RunRecord(run=this_run(), params=dict(params), image=image, started=datetime.now(UTC)))
+            asked = without_place("", params)
+            keep_run(self.place, RunRecord(run=this_run(), params=asked, image=image, started=datetime.now(UTC)))
 
 
 @contextmanager

@@ -168,10 +168,18 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
         name = f"{prefix}{key}"
         if isinstance(value, Mapping):
             yield from flat(value, f"{name}.")
-        elif isinstance(value, str) and (key == "path" or value.startswith("~") or PurePath(value).is_absolute()):
-            yield name, value if is_remote(value) else PurePath(value).name
         else:
-            yield name, value
+            yield name, without_place(key, value)
+
+
+def without_place(key: str, value: Any) -> Any:
+    """A parameter without what it says of this machine. In mappings, each of them."""
+    if isinstance(value, Mapping):
+        return {name: without_place(name, inner) for name, inner in value.items()}
+    if isinstance(value, str) and not is_remote(value):
+        if key == "path" or value.startswith("~") or PurePath(value).is_absolute():
+            return PurePath(value).name
+    return value
 
 
 def component_version(stage: str) -> str | None:

@@ -7,9 +7,9 @@ from typing import Any
 from components.lineage.recorder import note_input
 from components.runner import section
 from components.storage import fetch, is_remote
+from mcm.artifacts import cache_folder
 from mcm.data.config import DataConfig
 from mcm.data.prepare import prepare
-from mcm.data.sources.torchvision import cache_folder
 from mcm.errors import UserError
 
 

@@ -1,7 +1,6 @@
 """The story of docs/lineage.md, run as written: each comparison names exactly the right first cause."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest

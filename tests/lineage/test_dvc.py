@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from components.lineage.record import Record
+from components.lineage.recorder import flat
 from components.train_student.stage import student_config
 from mcm.artifacts import folder_md5
 from mcm.errors import UserError
@@ -108,6 +109,40 @@ def test_students_are_merged_as_their_stage_merges_them(monkeypatch: pytest.Monk
     assert checked > 50
 
 
+def test_a_students_own_section_wins_over_its_methods_and_that_over_common(project: Project) -> None:
+    students = {
+        "common": {
+            "seed": 1,
+            "iterations": 10,
+            "warmup": 2,
+            "batch_size": 8,
+            "learning_rate": 0.1,
+            "teacher_steps": {"first": 64, "last": 1280},
+        },
+        "cd": {"iterations": 20, "warmup": 3, "teacher_steps": {"last": 16}},
+        "cd-1": {"iterations": 30, "teacher_steps": {"iterations": 5}},
+    }
+    stages = lock_of(chain("r1"))
+    sections = {f"students.{name}": values for name, values in students.items()}
+    stages["train_student@cd-1"]["params"]["params.yaml"] = sections
+    project.lock(stages)
+    merged = by_name(lock_records())["train_student cd-1"].parameters
+    expected = dict(flat({"students": student_config({"students": students}, "cd", 1).resolved()}))
+    assert {name: merged[name] for name in expected if name in merged} | expected == expected
+    assert (merged["students.iterations"], merged["students.warmup"], merged["students.seed"]) == (30, 3, 1)
+    steps = {name.rpartition(".")[2]: value for name, value in merged.items() if "teacher_steps" in name}
+    assert steps == {"first": 64, "last": 16, "iterations": 5}
+
+
+def test_durations_that_a_stage_reads_are_measured(project: Project) -> None:
+    stages = lock_of(chain("r1"))
+    (timing,) = [out for out in stages["evaluate@cd-1"]["outs"] if out["path"].endswith(".json")]
+    stages["report"]["deps"] = [timing, stages["evaluate@cd-1"]["outs"][0]]
+    project.lock(stages)
+    read = {a.name: a.measured for a in by_name(lock_records())["report"].inputs}
+    assert read == {"timings/cd-1": True, "evaluations/cd-1": False}
+
+
 # Folders of code
 
 
@@ -154,6 +189,16 @@ def test_code_that_changed_after_the_lock_is_found_as_it_was(coded: Project, rev
     coded.write("mcm/networks/mlp.py", "# another\n")
     coded.commit("the code alone")
     assert networks(revision) == before
+
+
+def test_folders_whose_names_begin_alike_are_two(coded: Project) -> None:
+    before = networks("HEAD")
+    coded.write("mcm/networks_more/other.py", "# other\n")
+    stages = yaml.safe_load((coded.folder / "dvc.lock").read_text())["stages"]
+    stages["train_teacher"]["deps"].append(coded.folder_dep("mcm/networks_more"))
+    coded.lock(stages)
+    coded.commit("another folder")
+    assert networks("HEAD").keys() == {*before, "mcm/networks_more/other.py"}
 
 
 def test_code_that_was_never_committed_is_named_as_a_folder(coded: Project) -> None:
@@ -265,6 +310,11 @@ def test_figures_come_from_the_cache_where_it_has_them(project: Project) -> None
 def test_our_programs_are_known_by_their_command(command: object, stage: str, task: str) -> None:
     found = program(command)
     assert found and (found.stage, found.task) == (stage, task)
+
+
+def test_options_end_where_another_command_begins() -> None:
+    found = program("mcm prepare --out a/dataset && echo --out b")
+    assert found and (found.options, found.root) == ({"out": "a/dataset"}, "a")
 
 
 @pytest.mark.parametrize("command", ["python train.py --out x", "mcm nonsense", "echo 'unclosed", None, "", 3])

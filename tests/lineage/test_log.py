@@ -74,7 +74,7 @@ def test_the_table(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = shown(capsys).splitlines()
     cells = [line.split("  ") for line in lines]
     table = [[cell.strip() for cell in row if cell.strip()] for row in cells]
-    figures = [[f"{fid(run, task):.4g}" for task in ("teacher", "cd-1", "cd-2")] for run in (FIRST, TAUGHT)]
+    figures = [[f"{fid(run, task):.2f}" for task in ("teacher", "cd-1", "cd-2")] for run in (FIRST, TAUGHT)]
     assert table == [
         ["run", "began", "by", "stages", "cost", "commit", "teacher", "cd-1", "cd-2"],
         ["cccccccc-0000-4000-8000-000000000000", "2026-03-03 12:00", "kubeflow", "1 + 8 cached", "60 s", *figures[0]],
@@ -139,7 +139,7 @@ def test_which_fid_is_whose(capsys: pytest.CaptureFixture[str]) -> None:
             evaluation("cd-2", {"ddim-2.fid": 2.0}),
             evaluation("", {"ddim-2.fid": 3.0}),
             evaluation(
-                "", {"ct-1.fid": 1.0, "ct-2.ddim-2.fid": 4.0, "teacher.ddim-64.fid": 7.0, "cd-2.fid": 8.0}, "report"
+                "", {"ct-1.fid": 1.0, "ct-2.ddim-2.fid": 399.996, "teacher.ddim-64.fid": 7.0, "cd-2.fid": 8.0}, "report"
             ),
             record("train_teacher", run="run-1", metrics={"loss": 1.0, "some.fid": 9.0}),
         ],
@@ -151,11 +151,11 @@ def test_which_fid_is_whose(capsys: pytest.CaptureFixture[str]) -> None:
         "teacher.ddim-64": 5.0,
         "teacher.addim-64": 6.0,
         "ct-1": 1.0,
-        "ct-2": 4.0,
+        "ct-2": 399.996,
     }
     header, row = shown(capsys).splitlines()
     assert header.split()[-6:] == ["teacher", "cd-2", "cd-10", "ct-1", "ct-2", "model"]
-    assert row.split()[-6:] == ["5", "2", "10", "1", "4", "3"]
+    assert row.split()[-6:] == ["5.00", "2.00", "10.00", "1.00", "400.0", "3.00"]
 
 
 def test_how_it_went_and_what_it_came_from(capsys: pytest.CaptureFixture[str]) -> None:

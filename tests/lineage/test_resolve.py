@@ -120,6 +120,7 @@ def test_a_copy_of_a_runs_folder_is_completed_from_stores_alone(project: Project
     shutil.copytree(STORE / "dvc-20260301-a1", tmp_path / "beside")  # no store, for all one can tell
     assert resolve(str(tmp_path / "copy"), []).nodes.keys() == FOLLOWS
     assert look(str(tmp_path / "copy")).nodes.keys() == ALL
+    assert resolve("artifacts/lineage/dvc-20260302-b2", []).nodes.keys() == ALL  # in its own store it is not alone
 
 
 def test_a_run_in_two_stores_is_one(project: Project, tmp_path: Path) -> None:
@@ -424,6 +425,8 @@ def test_the_usual_stores_are_those_that_exist(project: Project, monkeypatch: py
     monkeypatch.setenv("MCM_LINEAGE", "mine")
     assert places() == ["artifacts/lineage", "work/pipeline/store/lineage", "mine"]
     monkeypatch.setenv("MCM_LINEAGE", "off")
+    write(Path("off"), chain("o"))
+    assert places() == ["artifacts/lineage", "work/pipeline/store/lineage"]
     assert places("--store", "mine/", "--store", "mine", "--store", "gs://b/lineage") == ["mine", "gs://b/lineage"]
 
 

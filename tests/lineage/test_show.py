@@ -70,6 +70,7 @@ def test_a_line_says_state_outputs_duration_figure_and_what_else_was_read(capsys
     assert f"  FID {fid:.4g} ddim-4  " in lines["evaluate cd-2"]
     assert "  reused [1]  " in lines["train_teacher"]
     assert "[1] run-one" in lines
+    assert f"  {by_name['report'].outputs[0].md5[:7]}  " in lines["report"]  # measured, and all there is
     assert lines["report"].endswith("prepare_data, estimate_variance, 2 of train_student, 3 of evaluate")
 
 
@@ -94,6 +95,12 @@ def test_parts_of_a_graph(capsys: pytest.CaptureFixture[str]) -> None:
     def keys(*words: str) -> set[str]:
         return {node["key"] for node in json.loads(shown(capsys, "run-one", "--json", *words))["nodes"]}
 
+    down = json.loads(shown(capsys, "run-one", "--json", "--down", "train_student cd-1"))
+    assert {(edge["maker"], edge["reader"]) for edge in down["edges"]} == {
+        ("train_student cd-1", "evaluate cd-1"),
+        ("train_student cd-1", "report"),
+        ("evaluate cd-1", "report"),
+    }
     up = {"prepare_data", "train_teacher", "train_student cd-1", "evaluate cd-1"}
     assert keys("--up", "evaluate cd-1") == up
     assert keys("--up", next(r for r in FIRST if r.name == "evaluate cd-1").outputs[0].md5[:8]) == up

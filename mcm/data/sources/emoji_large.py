@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mcm.artifacts import cache_folder
 from mcm.data.config import DataConfig
 from mcm.data.images import decode
 from mcm.data.sources.glyphs import code_points, drawn_side, installed, render_svg
 from mcm.data.sources.record import Licence, Listing, Record
-from mcm.data.sources.torchvision import cache_folder
 from mcm.errors import UserError
 
 

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from mcm.artifacts import cache_folder
 from mcm.data.config import DataConfig
 from mcm.data.images import Picture
 from mcm.data.sources.layout import class_of
 from mcm.data.sources.record import Licence, Listing, Record
-from mcm.data.sources.torchvision import build, cache_folder
+from mcm.data.sources.torchvision import build
 from mcm.errors import UserError
 
 LICENCE = Licence("fashion-mnist", "2017", "MIT", "Fashion-MNIST, copyright 2017 Zalando SE")

@@ -2,10 +2,10 @@
 
 import functools
 import inspect
-import os
 from pathlib import Path
 from typing import Any
 
+from mcm.artifacts import cache_folder
 from mcm.config import suggest
 from mcm.data.config import DataConfig
 from mcm.data.images import Picture
@@ -56,12 +56,6 @@ def build(kind: Any, root: Path, name: str) -> Any:
         return kind(**arguments)
     except (RuntimeError, ValueError, TypeError, OSError, ImportError) as error:
         raise UserError(f"torchvision data set {name}: {error}; put its files into '{root}' by hand") from None
-
-
-def cache_folder() -> Path:
-    """Where fetched packages and data sets lie unless `data.path` says otherwise."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "multistep-consistency"
 
 
 def _image(data: Any, index: int) -> Any:

@@ -1,0 +1,1 @@
+"""The verbs of `mcm lineage`, a file each."""
