@@ -38,15 +38,16 @@ class Places:
         if self._recorder:
             self._recorder.task = name
 
-    def fetch(self, given: Location, name: str = "") -> Path:
+    def fetch(self, given: Location, name: str = "", measured: bool = False) -> Path:
         """An input: itself, or a copy that is kept for the next program which reads the same.
 
-        `name` is what its lineage record calls it; without one it is no input of the result.
+        `name` is what its lineage record calls it; without one it is no input of the result. `measured` says that it
+        holds durations.
         """
         path = fetch(given, cache_folder() / "objects")
         self._inputs.append((path, str(given)))
         if self._recorder and name:
-            self._recorder.input(name, path, given)
+            self._recorder.input(name, path, given, measured)
         return path
 
     def out(self, given: Location, name: str = "out", measured: bool = False) -> Path:

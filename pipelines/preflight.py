@@ -14,7 +14,7 @@ from mcm.artifacts import CONFIG
 from mcm.errors import UserError
 
 if TYPE_CHECKING:
-    from pipelines.lineage.seed import Base, Piece
+    from pipelines.lineage.home.seed import Base, Piece
 
 SAFE = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same, ten times as fast where libyaml is there
 OWN = {"folder": "a folder", "archive": "a file"}  # sources of `data` whose images the user brings
@@ -107,7 +107,7 @@ class _Preflight:
         if self.request.base is None:
             self.params = load(self.request.params, self.request.changes)
         else:
-            from pipelines.lineage.seed import Base
+            from pipelines.lineage.home.seed import Base
 
             self.base = Base(self.request.base)
             self.params = changed(self.base.params(), self.request.changes)
@@ -249,7 +249,7 @@ class _Preflight:
         if self.base is None:
             return
         from pipelines.images import current
-        from pipelines.lineage.seed import pieces
+        from pipelines.lineage.home.seed import pieces
 
         for option in KINDS:
             if getattr(self.request, option):

@@ -91,7 +91,7 @@ def told_pieces(base: str | None, ready: Ready) -> Iterator[str]:
 def send_first(args: argparse.Namespace, ready: Ready) -> None:
     """Copy to the store what the run will look for there. All of it is named for its content: it is copied once."""
     if ready.pieces:
-        from pipelines.lineage.seed import send
+        from pipelines.lineage.home.seed import send
 
         print("\n".join(told_pieces(args.base, ready)), file=sys.stderr)
         send(ready.pieces, str(ready.arguments["store"]))

@@ -32,7 +32,7 @@ class Lineage:
         """Record what the run was asked for: the sections of params.yaml as they were given."""
         if self.place:
             image = os.environ.get("MCM_IMAGE", "")
-            asked = without_place("", params)
+            asked = without_place(params)
             keep_run(self.place, RunRecord(run=this_run(), params=asked, image=image, started=datetime.now(UTC)))
 
 

@@ -39,10 +39,10 @@ class Recorder:
         self.inputs: dict[str, tuple[Artifact, Path | str]] = {}
         self.outputs: dict[str, tuple[Path, Path | str, bool]] = {}
 
-    def input(self, name: str, path: Path, given: Path | str | None = None) -> None:
+    def input(self, name: str, path: Path, given: Path | str | None = None, measured: bool = False) -> None:
         """Note an input by its content, as it is now. One that is not there is the stage's to complain about."""
         if path.exists() and _leads():
-            self.inputs[name] = (artifact(name, path), path if given is None else given)
+            self.inputs[name] = (artifact(name, path, measured=measured), path if given is None else given)
 
     def output(self, name: str, path: Path, given: Path | str, measured: bool = False) -> None:
         """Note an output that will lie at `path`, and for the user at `given`."""
@@ -168,18 +168,18 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
         name = f"{prefix}{key}"
         if isinstance(value, Mapping):
             yield from flat(value, f"{name}.")
+        elif key == "path" and isinstance(value, str) and not is_remote(value):
+            yield name, PurePath(value).name
         else:
-            yield name, without_place(key, value)
+            yield name, without_place(value)
 
 
-def without_place(key: str, value: Any) -> Any:
-    """A parameter without what it says of this machine. In mappings, each of them."""
+def without_place(value: Any) -> Any:
+    """A parameter without what it says of a machine: of an absolute path the last part. In mappings, each of them."""
     if isinstance(value, Mapping):
-        return {name: without_place(name, inner) for name, inner in value.items()}
-    if isinstance(value, str) and not is_remote(value):
-        if key == "path" or value.startswith("~") or PurePath(value).is_absolute():
-            return PurePath(value).name
-    return value
+        return {name: without_place(inner) for name, inner in value.items()}
+    absolute = isinstance(value, str) and (value.startswith("~") or PurePath(value).is_absolute())
+    return PurePath(value).name if absolute else value
 
 
 def component_version(stage: str) -> str | None:

@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> None:
     with places("report") as local:
         params, out = read_params(local.fetch(args.params)), local.out(args.out, measured=True)
         for name in _inputs(args.artifacts):
-            local.fetch(args.artifacts / name, name.removesuffix(".json"))
+            local.fetch(args.artifacts / name, name.removesuffix(".json"), measured=name.endswith(".json"))
         report(params, args.artifacts, out)
 
 

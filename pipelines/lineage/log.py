@@ -15,12 +15,12 @@ from components.lineage.record import Record
 from components.storage.objects import SUFFIX
 from mcm.config import suggest
 from mcm.errors import UserError
-from pipelines.lineage.index import NEWEST, Row
-from pipelines.lineage.store import LineageStore
-from pipelines.lineage.summary import begin, digest, executions
+from pipelines.lineage.store.index import NEWEST, Row
+from pipelines.lineage.store.records import LineageStore
+from pipelines.lineage.store.summary import begin, digest, executions
 
 if TYPE_CHECKING:
-    from pipelines.lineage.dvc import Revision
+    from pipelines.lineage.dvc.history import Revision
 
 COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
     "<=": operator.le,
@@ -163,7 +163,7 @@ def _runs(store: LineageStore, filters: Filters, limit: int) -> Iterator[Entry]:
 
 
 def _revisions(stores: Sequence[LineageStore], filters: Filters, limit: int) -> Iterator[Entry]:
-    from pipelines.lineage.dvc import history  # late: it reads YAML
+    from pipelines.lineage.dvc.history import history  # late: it reads YAML
 
     md5 = (filters.artifact or "").removesuffix(SUFFIX)
     for revision in history(limit, md5):

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from components.lineage.record import Artifact, Record
-from pipelines.lineage.store import LineageStore
+from pipelines.lineage.store.records import LineageStore
 
 WAYS = ("kubeflow", "mcm", "dvc")  # the later, the nearer to a lock
 LAST = datetime.max.replace(tzinfo=UTC)

@@ -10,7 +10,7 @@ from components.storage import is_remote
 from mcm.errors import UserError
 
 if TYPE_CHECKING:
-    from pipelines.lineage.store import LineageStore
+    from pipelines.lineage.store.records import LineageStore
 
 USUAL = (f"artifacts/{STORE}", f"work/pipeline/store/{STORE}")  # of DVC and `mcm`, and of local pipeline runs
 
@@ -28,7 +28,7 @@ def add_stores(parser: argparse.ArgumentParser) -> None:
 
 def stores(args: argparse.Namespace) -> "list[LineageStore]":
     """The stores that were asked for, or the usual ones that exist. UserError for a folder that is not there."""
-    from pipelines.lineage.store import LineageStore  # late: --help answers without it
+    from pipelines.lineage.store.records import LineageStore  # late: --help answers without it
 
     for place in args.store or ():
         if not is_remote(place) and not Path(place).is_dir():

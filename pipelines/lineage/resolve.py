@@ -14,13 +14,12 @@ from components.storage import is_remote
 from components.storage.objects import SUFFIX
 from mcm.errors import UserError
 from pipelines.client import HOST
-from pipelines.lineage import git
-from pipelines.lineage.dvc import WORKSPACE, history, lock_records
+from pipelines.lineage.dvc.history import WORKSPACE, git, history, lock_records
+from pipelines.lineage.dvc.lock import LOCK
 from pipelines.lineage.graph import Graph, build
-from pipelines.lineage.lock import LOCK
 from pipelines.lineage.match import LAST, best, complete, made
 from pipelines.lineage.part import part
-from pipelines.lineage.store import LineageStore
+from pipelines.lineage.store.records import LineageStore
 
 MD5 = re.compile(r"[0-9a-f]{32}(\.dir)?")
 PREFIX = 6  # fewest characters that may stand for a run id
@@ -151,7 +150,7 @@ def _server(search: _Search) -> Graph | None:
     if not host:
         search.looked.append("no Kubeflow server (--host)")
         return None
-    from pipelines.lineage.kubeflow import run_graph  # late: needs kfp
+    from pipelines.lineage.kubeflow.runs import run_graph  # late: needs kfp
 
     return run_graph(search.name, search.stores, search.args)
 

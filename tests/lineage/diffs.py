@@ -3,8 +3,8 @@
 import json
 from typing import Any
 
-from pipelines.lineage.causes import Cause
-from pipelines.lineage.diff import Diff, compare
+from pipelines.lineage.compare.causes import Cause
+from pipelines.lineage.compare.diff import Diff, compare
 from tests.lineage.builders import chain, graph, md5
 
 ITERATIONS = ("parameter", "students.iterations", 400, 800)

@@ -10,7 +10,7 @@ import yaml
 
 from components.lineage.record import Artifact, Record
 from mcm.artifacts import file_md5, folder_md5
-from pipelines.lineage.code import folder_md5 as md5_of_files
+from pipelines.lineage.dvc.code import folder_md5 as md5_of_files
 
 OPTIONS = {"model": "--model", "dataset": "--dataset", "teacher": "--teacher", "variance": "--variance"}
 OPTIONS |= {"out": "--out", "timing": "--timing"}

@@ -10,7 +10,7 @@ from typing import Any
 from components.lineage.record import Artifact, Record, Run, RunRecord
 from components.storage import Objects
 from mcm.artifacts import file_md5
-from pipelines.lineage.wiring import values_of
+from pipelines.lineage.kubeflow.wiring import values_of
 from tests.chain.programs import ROOT, run, write_params
 from tests.conftest import tiny_params
 from tests.lineage.builders import chain, write

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipelines.lineage.diff import compare
+from pipelines.lineage.compare.diff import compare
 from tests.lineage.builders import chain, graph
 
 STUDENTS = ("cd-1", "cd-2", "cd-4", "cd-8", "ct-1", "ct-2", "ct-4", "ct-8")

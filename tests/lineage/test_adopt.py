@@ -13,11 +13,11 @@ from components.lineage.record import Record
 from components.storage.objects import place
 from mcm.artifacts import folder_md5
 from mcm.errors import UserError
-from pipelines.lineage.adopt import Adoption
 from pipelines.lineage.commands import adopt
-from pipelines.lineage.paramsfile import written
+from pipelines.lineage.home.adopt import Adoption
+from pipelines.lineage.home.paramsfile import written
 from pipelines.lineage.resolve import resolve
-from pipelines.lineage.store import LineageStore
+from pipelines.lineage.store.records import LineageStore
 from tests.chain.programs import ROOT, run
 from tests.lineage.homes import COMMENT, Ran, make_project, make_run, replace, small_params
 

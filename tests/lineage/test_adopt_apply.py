@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines.lineage import adopt, workspace
-from pipelines.lineage.git import experiments
+from pipelines.lineage.dvc.git import experiments
+from pipelines.lineage.home import adopt, workspace
 from pipelines.lineage.resolve import resolve
-from pipelines.lineage.store import LineageStore
+from pipelines.lineage.store.records import LineageStore
 from tests.chain.programs import environment, run
 from tests.lineage.homes import COMMENT, Ran, commit, make_project, make_run
 

@@ -3,8 +3,8 @@
 from typing import Any
 
 from components.lineage.record import Origin, Record
-from pipelines.lineage.align import COMMON, align
-from pipelines.lineage.diff import compare
+from pipelines.lineage.compare.align import COMMON, align
+from pipelines.lineage.compare.diff import compare
 from tests.lineage.builders import chain, graph, md5, record
 from tests.lineage.diffs import ALL, ITERATIONS, causes, states
 

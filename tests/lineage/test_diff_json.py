@@ -6,7 +6,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from components.lineage.record import Record
-from pipelines.lineage.diff import compare
+from pipelines.lineage.compare.diff import compare
 from pipelines.lineage.graph import build
 from tests.lineage.builders import chain, graph, md5, partial, record
 from tests.lineage.diffs import runs

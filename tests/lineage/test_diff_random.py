@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from components.lineage.record import Artifact, Code, Hardware, Record
-from pipelines.lineage.diff import Diff, compare
+from pipelines.lineage.compare.diff import Diff, compare
 from tests.lineage.builders import graph, md5, record
 from tests.lineage.diffs import causes, idle, states
 

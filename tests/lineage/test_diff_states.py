@@ -6,7 +6,7 @@ import pytest
 
 from components.lineage.record import Artifact, Hardware, Record
 from mcm.errors import UserError
-from pipelines.lineage.diff import compare
+from pipelines.lineage.compare.diff import compare
 from tests.lineage.builders import HARDWARE, IMAGE, chain, graph, md5, partial, record
 from tests.lineage.diffs import ALL, EVALUATIONS, causes, code, idle, notes, runs, states
 

@@ -13,11 +13,11 @@ from components.lineage.recorder import flat
 from components.train_student.stage import student_config
 from mcm.artifacts import folder_md5
 from mcm.errors import UserError
-from pipelines.lineage.code import folder_md5 as md5_of_files
-from pipelines.lineage.commandline import program
-from pipelines.lineage.dvc import history, lock_records
+from pipelines.lineage.dvc.code import folder_md5 as md5_of_files
+from pipelines.lineage.dvc.commandline import program
+from pipelines.lineage.dvc.history import history, lock_records
+from pipelines.lineage.dvc.lock import _Loader
 from pipelines.lineage.graph import build
-from pipelines.lineage.lock import _Loader
 from pipelines.lineage.match import agrees
 from tests.chain.programs import ROOT
 from tests.lineage.builders import chain, md5

@@ -7,10 +7,10 @@ import pytest
 import yaml
 
 from mcm.artifacts import file_md5
-from pipelines.lineage.dvc import history, lock_records
+from pipelines.lineage.dvc.history import history, lock_records
 from pipelines.lineage.graph import build
 from pipelines.lineage.resolve import resolve
-from pipelines.lineage.store import LineageStore
+from pipelines.lineage.store.records import LineageStore
 from tests.chain.programs import ROOT, run, write_params
 from tests.conftest import data_section, write_pictures
 

@@ -11,9 +11,9 @@ from components.lineage.record import Record, Run, RunRecord
 from mcm.errors import UserError
 from pipelines.client import Connection, Options
 from pipelines.lineage.graph import Graph
-from pipelines.lineage.kubeflow import run_graph
-from pipelines.lineage.store import LineageStore
-from pipelines.lineage.wiring import values_of
+from pipelines.lineage.kubeflow.runs import run_graph
+from pipelines.lineage.kubeflow.wiring import values_of
+from pipelines.lineage.store.records import LineageStore
 from pipelines.parameters import load
 from pipelines.runs import get
 from tests.chain.programs import ROOT
@@ -242,7 +242,7 @@ def test_many_tasks_come_in_pages(cluster: Cluster, store: Path, monkeypatch: py
     run = cluster.run()
     wrote = records(run)
     cluster.ends(run)
-    monkeypatch.setattr("pipelines.lineage.tasks.PAGE", 4)
+    monkeypatch.setattr("pipelines.lineage.kubeflow.tasks.PAGE", 4)
     cluster.server.tasks = {run: native.tasks(run, wrote, {}, named=False)}
     assert set(cluster.graph(run).nodes) == set(ALL)
 

@@ -16,7 +16,7 @@ from components.storage.folder import FolderStore
 from components.storage.objects import place
 from mcm.artifacts import file_md5, folder_md5
 from mcm.errors import UserError
-from pipelines.lineage.diff import compare
+from pipelines.lineage.compare.diff import compare
 from pipelines.lineage.page.pictures import READERS, grid, sample_grids
 from tests.lineage.builders import graph, record
 

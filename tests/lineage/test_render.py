@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from pipelines.lineage.commands.diff import main
-from pipelines.lineage.diff import compare
+from pipelines.lineage.compare.diff import compare
+from pipelines.lineage.compare.render import as_lines, as_markdown, as_text, headline, phrase, value
 from pipelines.lineage.graph import build
-from pipelines.lineage.render import as_lines, as_markdown, as_text, headline, phrase, value
 from tests.chain.programs import ROOT
 from tests.lineage.builders import IMAGE, chain, graph, md5, partial, record, write
 from tests.lineage.diffs import runs

@@ -12,11 +12,11 @@ import pytest
 from components.lineage.record import Code, Origin, Record, Run
 from mcm.errors import UserError
 from pipelines.lineage import options
-from pipelines.lineage.dvc import lock_records
+from pipelines.lineage.dvc.history import lock_records
 from pipelines.lineage.graph import Graph
 from pipelines.lineage.match import agrees, best
 from pipelines.lineage.resolve import complete, find_artifact, resolve
-from pipelines.lineage.store import LineageStore
+from pipelines.lineage.store.records import LineageStore
 from tests.lineage.builders import chain, write
 from tests.lineage.dvc_project import Project, lock_of
 
@@ -399,7 +399,7 @@ def test_a_server_is_asked_last_and_only_where_one_is_named(project: Project, mo
         asked.append(run)
         return graph
 
-    monkeypatch.setattr("pipelines.lineage.kubeflow.run_graph", run_graph)
+    monkeypatch.setattr("pipelines.lineage.kubeflow.runs.run_graph", run_graph)
     args = argparse.Namespace(host="http://localhost:1")
     assert resolve("HEAD", [LineageStore(STORE)], args).run == graph.run and not asked
     assert resolve("a-run", [LineageStore(STORE)], args) is graph

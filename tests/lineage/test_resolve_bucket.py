@@ -7,7 +7,7 @@ import pytest
 from components.storage import upload
 from mcm.errors import UserError
 from pipelines.lineage.resolve import resolve
-from pipelines.lineage.store import LineageStore
+from pipelines.lineage.store.records import LineageStore
 from tests.lineage.builders import chain, write
 from tests.storage.conftest import cache, patience, running, server, uri  # noqa: F401 (fixtures)
 

@@ -12,7 +12,7 @@ from components.storage import write_bytes
 from components.storage.gcs import BucketStore
 from mcm.errors import UserError
 from pipelines.lineage.commands.log import main
-from pipelines.lineage.store import LineageStore
+from pipelines.lineage.store.records import LineageStore
 from tests.lineage.builders import chain, file_name, record
 from tests.storage.conftest import cache, patience, running, server, uri  # noqa: F401 (fixtures)
 from tests.storage.server import BUCKET, Server

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from components.lineage.store import keep
-from pipelines.lineage import index
 from pipelines.lineage.log import Entry, Filters, entries
-from pipelines.lineage.store import LineageStore
+from pipelines.lineage.store import index
+from pipelines.lineage.store.records import LineageStore
 from tests.lineage.builders import chain, file_name, record, write
 
 FORK = multiprocessing.get_context("fork")

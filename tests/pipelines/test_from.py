@@ -15,9 +15,9 @@ from components.lineage.store import find
 from components.storage import Objects
 from components.storage.objects import place
 from mcm.artifacts import folder_md5
-from pipelines.lineage.adopt import Adoption
+from pipelines.lineage.home.adopt import Adoption
 from pipelines.lineage.resolve import resolve
-from pipelines.lineage.store import LineageStore
+from pipelines.lineage.store.records import LineageStore
 from tests.chain.programs import ROOT, run
 from tests.lineage.homes import STUDENTS, commit, make_project, make_run
 from tests.pipelines.conftest import IMAGE, Said, Verb, failed
@@ -118,7 +118,7 @@ def test_a_student_that_was_not_there_is_made(start: From) -> None:
 
 
 def test_other_code_is_named(start: From, monkeypatch: pytest.MonkeyPatch, project: Path) -> None:
-    monkeypatch.setattr("pipelines.lineage.seed.ROOT", project)
+    monkeypatch.setattr("pipelines.lineage.home.seed.ROOT", project)
     Path("mcm/variance.py").write_text("# other\n")
     found = said_of(start("--check", "--json"))
     assert {name: reason for name, reason in found.items() if reason} == {

@@ -10,7 +10,7 @@ from pipelines.client import add_connection
 from pipelines.lineage.options import add_stores
 
 if TYPE_CHECKING:
-    from pipelines.lineage.store import LineageStore
+    from pipelines.lineage.store.records import LineageStore
 
 
 @command
@@ -26,10 +26,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--check", action="store_true", help="only say what would be done")
     add_connection(parser)
     args = parser.parse_args(argv)
-    from pipelines.lineage.adopt import Adoption
+    from pipelines.lineage.home.adopt import Adoption
+    from pipelines.lineage.home.workspace import BACK
     from pipelines.lineage.options import stores
     from pipelines.lineage.resolve import resolve
-    from pipelines.lineage.workspace import BACK
 
     places = stores(args)
     graph = resolve(args.run, places, args)
@@ -56,10 +56,10 @@ def main(argv: list[str] | None = None) -> None:
 def _named(args: argparse.Namespace, run: str) -> "list[LineageStore]":
     """The store that a folder of records names, or the server: the run's artifacts lie beside it."""
     from components.storage import is_remote
-    from pipelines.lineage.store import LineageStore
+    from pipelines.lineage.store.records import LineageStore
 
     if not is_remote(args.run) and not Path(args.run).is_dir():
-        from pipelines.lineage.kubeflow import own_store
+        from pipelines.lineage.kubeflow.runs import own_store
 
         return own_store(run, args)
     place = args.run.rstrip("/") if is_remote(args.run) else Path(args.run).absolute().as_posix()

@@ -34,8 +34,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.json and (args.markdown or args.html):
         raise UserError("--json: one form at a time; leave out --markdown and --html")
-    from pipelines.lineage import render
-    from pipelines.lineage.diff import compare
+    from pipelines.lineage.compare import render
+    from pipelines.lineage.compare.diff import compare
     from pipelines.lineage.resolve import resolve
 
     known = stores(args)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from pipelines.lineage.render import value
+from pipelines.lineage.compare.render import value
 
 # State -> its sign, and what the page says where it explains the sign.
 STATES = {

@@ -26,8 +26,8 @@ from pydantic_core import from_json, to_json
 
 from components.lineage.record import VERSION
 from mcm.artifacts import cache_folder
-from pipelines.lineage.places import Folder, Place
-from pipelines.lineage.summary import LINK, begin, summarise
+from pipelines.lineage.store.places import Folder, Place
+from pipelines.lineage.store.summary import LINK, begin, summarise
 
 FORMAT = 1000 * 1 + VERSION  # of the table and of a Summary. Another VERSION: what was too new may be readable now
 TICK = 2 * 10**9  # ns: a folder that changed so shortly before it was read may change again within its clock's tick

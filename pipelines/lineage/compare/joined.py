@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from pipelines.lineage.align import Pair, align
+from pipelines.lineage.compare.align import Pair, align
 from pipelines.lineage.graph import Graph, Node
 
 

@@ -20,15 +20,15 @@ from components.lineage.runs import STORE
 from components.lineage.store import keep, keep_run
 from components.storage import Objects, is_remote
 from mcm.errors import UserError
-from pipelines.lineage.cache import cache_folder
-from pipelines.lineage.git import experiments
+from pipelines.lineage.dvc.cache import cache_folder
+from pipelines.lineage.dvc.git import experiments
 from pipelines.lineage.graph import Graph
+from pipelines.lineage.home.paramsfile import written
+from pipelines.lineage.home.seed import OWN
+from pipelines.lineage.home.workspace import BACK, DVC, LOCK, PARAMS, Scratch, dvc, git, md5_of, programs, write_params
+from pipelines.lineage.kubeflow.wiring import PLACE, made_at, read_from, values_of
 from pipelines.lineage.match import agrees
-from pipelines.lineage.paramsfile import written
-from pipelines.lineage.seed import OWN
-from pipelines.lineage.store import LineageStore
-from pipelines.lineage.wiring import PLACE, made_at, read_from, values_of
-from pipelines.lineage.workspace import BACK, DVC, LOCK, PARAMS, Scratch, dvc, git, md5_of, programs, write_params
+from pipelines.lineage.store.records import LineageStore
 
 Key = tuple[str, str]  # stage and task
 REVISION = "check out the revision that it was submitted from"

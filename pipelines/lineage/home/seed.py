@@ -22,15 +22,14 @@ from components.storage import Objects, exists
 from mcm.artifacts import file_md5
 from mcm.errors import UserError
 from pipelines.images import ROOT
-from pipelines.lineage import git
-from pipelines.lineage.cache import cache_folder
-from pipelines.lineage.code import folder_md5
-from pipelines.lineage.dvc import WORKSPACE
-from pipelines.lineage.lock import LOCK, PARAMS, Lock
+from pipelines.lineage.dvc.cache import cache_folder
+from pipelines.lineage.dvc.code import folder_md5
+from pipelines.lineage.dvc.history import WORKSPACE, git
+from pipelines.lineage.dvc.lock import LOCK, PARAMS, Lock
+from pipelines.lineage.kubeflow.wiring import SECTIONS, made_at, read_from, values_of
 from pipelines.lineage.match import best
 from pipelines.lineage.options import USUAL
-from pipelines.lineage.store import LineageStore
-from pipelines.lineage.wiring import SECTIONS, made_at, read_from, values_of
+from pipelines.lineage.store.records import LineageStore
 
 OWN = ("folder", "archive")  # sources whose images the user brings
 
@@ -210,7 +209,7 @@ def tree_md5(path: str, root: Path = Path()) -> str | None:
         return None
     import pathspec
 
-    from pipelines.lineage.code import BUILT_IN, IGNORE
+    from pipelines.lineage.dvc.code import BUILT_IN, IGNORE
 
     lines = (root / IGNORE).read_text().splitlines() if (root / IGNORE).is_file() else []
     spec = pathspec.GitIgnoreSpec.from_lines([*BUILT_IN, *lines])

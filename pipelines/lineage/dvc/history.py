@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from components.lineage.record import Record, Run
 from mcm.errors import UserError
-from pipelines.lineage import git
-from pipelines.lineage.lock import LOCK, Lock
+from pipelines.lineage.dvc import git
+from pipelines.lineage.dvc.lock import LOCK, Lock
 
 WORKSPACE = "workspace"
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator
 
-from pipelines.lineage import git
+from pipelines.lineage.dvc import git
 
 IGNORE = ".dvcignore"
 BUILT_IN = (".git/", ".hg/", ".dvc/")  # what DVC ignores without being told

@@ -14,10 +14,10 @@ from components.lineage import record as model
 from components.lineage.recorder import flat
 from components.storage.objects import SUFFIX
 from mcm.errors import UserError
-from pipelines.lineage import git
-from pipelines.lineage.cache import cached_figures, cached_files
-from pipelines.lineage.code import Code, folder_md5
-from pipelines.lineage.commandline import program
+from pipelines.lineage.dvc import git
+from pipelines.lineage.dvc.cache import cached_figures, cached_files
+from pipelines.lineage.dvc.code import Code, folder_md5
+from pipelines.lineage.dvc.commandline import program
 
 LOCK, PARAMS = "dvc.lock", "params.yaml"
 NO_ROLE = ("params", "work")  # options that name neither an input nor an output

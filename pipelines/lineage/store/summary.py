@@ -14,7 +14,7 @@ from pydantic_core import from_json
 
 from components.lineage.record import KIND, VERSION, NewerError, parse_record
 from mcm.errors import UserError
-from pipelines.lineage.places import Files
+from pipelines.lineage.store.places import Files
 
 LINK = struct.Struct(">8sI")  # begin of an artifact's md5, and which of the run's files names it
 FID, TEACHER = ".fid", "teacher"

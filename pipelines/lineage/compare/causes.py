@@ -25,10 +25,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from components.lineage.record import Record
-from pipelines.lineage.align import Pair, origin
-from pipelines.lineage.facts import Change, Facts, compare_facts, is_partial
+from pipelines.lineage.compare.align import Pair, origin
+from pipelines.lineage.compare.facts import Change, Facts, compare_facts, is_partial
+from pipelines.lineage.compare.joined import Bytes, Input, Joined
 from pipelines.lineage.graph import Graph, Node
-from pipelines.lineage.joined import Bytes, Input, Joined
 
 State = Literal["same", "recomputed", "changed", "added", "removed"]
 STATES: tuple[State, ...] = ("same", "recomputed", "changed", "added", "removed")

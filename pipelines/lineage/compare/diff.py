@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from mcm.errors import UserError
-from pipelines.lineage.causes import STATES, Cause, Compared, Comparison
+from pipelines.lineage.compare.causes import STATES, Cause, Compared, Comparison
+from pipelines.lineage.compare.joined import Bytes
 from pipelines.lineage.graph import Graph
-from pipelines.lineage.joined import Bytes
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 

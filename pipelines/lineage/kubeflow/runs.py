@@ -21,10 +21,10 @@ from components.storage import is_remote
 from mcm.errors import UserError
 from pipelines.client import Connection, Options
 from pipelines.lineage.graph import Graph, build
+from pipelines.lineage.kubeflow.tasks import Task, tasks_of
+from pipelines.lineage.kubeflow.wiring import fits, made_at, read_from, values_of
 from pipelines.lineage.match import complete
-from pipelines.lineage.store import LineageStore
-from pipelines.lineage.tasks import Task, tasks_of
-from pipelines.lineage.wiring import fits, made_at, read_from, values_of
+from pipelines.lineage.store.records import LineageStore
 
 
 def run_graph(run: str, stores: Sequence[LineageStore], args: argparse.Namespace | None) -> Graph:

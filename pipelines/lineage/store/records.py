@@ -12,9 +12,9 @@ from pydantic import ValidationError
 from components.lineage.record import RUN_KIND, VERSION, NewerError, Record, RunRecord, parse_record
 from components.storage import is_remote
 from mcm.errors import UserError
-from pipelines.lineage.index import Index
-from pipelines.lineage.places import ASKED, is_run, open_place
-from pipelines.lineage.summary import all_newer, parse
+from pipelines.lineage.store.index import Index
+from pipelines.lineage.store.places import ASKED, is_run, open_place
+from pipelines.lineage.store.summary import all_newer, parse
 
 BEFORE_ALL = datetime.min.replace(tzinfo=UTC)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from mcm.artifacts import atomic_file, file_md5, folder_md5, write_json
 from mcm.errors import UserError
-from pipelines.lineage.commandline import Program, program
+from pipelines.lineage.dvc.commandline import Program, program
 
 PARAMS, LOCK, DVC = "params.yaml", "dvc.lock", "dvc.yaml"
 PLAIN = re.compile(r"\x1b\[[\d;]*m")

@@ -1,0 +1,1 @@
+"""DVC's history as executions: locks of revisions and experiments, without DVC itself."""

@@ -1,0 +1,1 @@
+"""Runs of a Kubeflow server as graphs."""

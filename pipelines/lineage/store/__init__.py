@@ -1,0 +1,1 @@
+"""Lineage stores: records read from a folder or bucket, with an index on this machine."""
