@@ -248,9 +248,11 @@ def _details(node: Mapping[str, Any], everything: bool) -> str:
 
 
 def _made(node: Mapping[str, Any], side: str) -> str:
-    """The first output by which one can see whether it changed."""
+    """The first output by which one can see whether it changed; the md5 of measured durations says nothing."""
     outputs = sorted(node["outputs"], key=lambda made: (made["measured"], made["equal"]))
-    return value(outputs[0][side]) if outputs and outputs[0][side] else "-"
+    if not outputs or not outputs[0][side]:
+        return "-"
+    return "durations" if outputs[0]["measured"] else value(outputs[0][side])
 
 
 def _nodes_table(diff: Mapping[str, Any], everything: bool) -> Any:

@@ -103,7 +103,6 @@ class Adoption:
             keep(plan.root / STORE, node.record)
         if self.graph.asked is not None:
             keep_run(plan.root / STORE, self.graph.asked)
-        dvc("commit", "--force", DVC)
         dvc("exp", "save", "--force", "--name", plan.experiment, "--message", f"run {plan.run}, adopted")
         self.scratch.end()
 
