@@ -14,7 +14,7 @@ test: $(READY)
 	PATH="$(BIN):$$PATH" OMP_NUM_THREADS=1 pytest --numprocesses auto --maxprocesses 4
 
 test-slow: $(READY)
-	PATH="$(BIN):$$PATH" pytest -m slow --durations=10
+	PATH="$(BIN):$$PATH" OMP_NUM_THREADS=1 pytest -m slow --numprocesses auto --maxprocesses 2 --dist loadfile --durations=10
 
 # Needs Chromium and chromedriver.
 test-browser: $(READY)

@@ -46,7 +46,7 @@ class _Search:
         close = difflib.get_close_matches(self.name, self.near, n=1)
         hint = f"did you mean '{close[0]}'? " if close else ""
         return UserError(
-            f"{self.name}: no such run; {hint}Looked at {', '.join(self.looked)}; `mcm lineage log` lists the runs"
+            f"{self.name}: no such run; {hint}{'L' if hint else 'l'}ooked at {', '.join(self.looked)}; `mcm lineage log` lists the runs"
         )
 
 

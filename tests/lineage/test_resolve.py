@@ -323,19 +323,19 @@ LOOKED = "2 runs in artifacts/lineage, git revisions, 0 DVC experiments, no Kube
 
 
 def test_an_unknown_run_says_where_was_looked_and_what_is_near(project: Project) -> None:
-    assert line("nothing") == f"nothing: no such run; Looked at {LOOKED}{AFTER}"
+    assert line("nothing") == f"nothing: no such run; looked at {LOOKED}{AFTER}"
     hint = "did you mean 'dvc-20260302-b2'?"
     assert line("dvc-20260302-b3") == f"dvc-20260302-b3: no such run; {hint} Looked at {LOOKED}{AFTER}"
     assert line("mian") == f"mian: no such run; did you mean 'main'? Looked at {LOOKED}{AFTER}"
     shutil.rmtree(".git")
     looked = "no lineage store, git (project: no git repository), no Kubeflow server (--host)"
-    assert line("HEAD", []) == f"HEAD: no such run; Looked at {looked}{AFTER}"
+    assert line("HEAD", []) == f"HEAD: no such run; looked at {looked}{AFTER}"
 
 
 def test_ambiguous_names(project: Project) -> None:
     both = "dvc-20260301-a1, dvc-20260302-b2"
     assert line("dvc-20260") == f"dvc-20260: 2 runs begin like this: {both}; give more of the id"
-    assert line("dvc-2") == f"dvc-2: no such run; Looked at {LOOKED}{AFTER}"
+    assert line("dvc-2") == f"dvc-2: no such run; looked at {LOOKED}{AFTER}"
     assert line("artifacts/lineage") == f"artifacts/lineage: holds 2 runs; name one of them: {both}"
     one = project.experiment("twin", lock_of(chain("x", parameters={"teacher.seed": 5})))
     project.commit("another baseline")
