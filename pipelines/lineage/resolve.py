@@ -45,9 +45,8 @@ class _Search:
             return UserError(self.failure)
         close = difflib.get_close_matches(self.name, self.near, n=1)
         hint = f"did you mean '{close[0]}'? " if close else ""
-        return UserError(
-            f"{self.name}: no such run; {hint}{'L' if hint else 'l'}ooked at {', '.join(self.looked)}; `mcm lineage log` lists the runs"
-        )
+        looked = f"{'L' if hint else 'l'}ooked at {', '.join(self.looked)}"
+        return UserError(f"{self.name}: no such run; {hint}{looked}; `mcm lineage log` lists the runs")
 
 
 def resolve(name: str, stores: Sequence[LineageStore], args: argparse.Namespace | None = None) -> Graph:
