@@ -103,6 +103,7 @@ class Adoption:
             keep(plan.root / STORE, node.record)
         if self.graph.asked is not None:
             keep_run(plan.root / STORE, self.graph.asked)
+        dvc("commit", "--force", DVC)  # saving locks too, but forgets a dvc.lock that git does not know yet
         dvc("exp", "save", "--force", "--name", plan.experiment, "--message", f"run {plan.run}, adopted")
         self.scratch.end()
 
