@@ -52,8 +52,8 @@ class Options:
     patience: float = PATIENCE
 
 
-def add_connection(parser: argparse.ArgumentParser, patience: float = PATIENCE) -> None:
-    """The options that all verbs share, and `--json`."""
+def add_connection(parser: argparse.ArgumentParser, patience: float = PATIENCE, as_json: bool = True) -> None:
+    """The options that all verbs share, and `--json`, which a verb of other formats leaves out."""
     group = parser.add_argument_group("connection")
     group.add_argument("--host", metavar="URL", help=f"the Kubeflow Pipelines server (${HOST})")
     group.add_argument("--namespace", help="the user's namespace, where the server has several")
@@ -72,7 +72,8 @@ def add_connection(parser: argparse.ArgumentParser, patience: float = PATIENCE) 
         metavar="SECONDS",
         help="how long to try again when the server is lost (%(default).0f)",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    if as_json:
+        parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def options(args: argparse.Namespace) -> Options:

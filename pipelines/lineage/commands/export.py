@@ -11,6 +11,7 @@ from components.runner import command
 from components.storage import is_remote
 from mcm.artifacts import atomic_file
 from mcm.errors import UserError
+from pipelines.client import add_connection
 from pipelines.lineage.graph import Graph
 from pipelines.lineage.options import USUAL, add_stores, stores
 
@@ -24,7 +25,7 @@ def main(argv: list[str] | None = None) -> None:
         description="Write a run for other tools: OpenLineage events, W3C PROV, or the in-toto/SLSA provenance of a "
         "checkpoint, which `mcm lineage verify` checks.",
     )
-    parser.add_argument("run", metavar="RUN", help="git revision, experiment, run id, record folder, or workspace")
+    parser.add_argument("run", metavar="RUN", help="a run, as `mcm lineage show` names one")
     parser.add_argument("--format", choices=FORMATS, required=True)
     parser.add_argument(
         "--stage",
@@ -43,6 +44,7 @@ def main(argv: list[str] | None = None) -> None:
         "--prov-format", choices=("json", "provn"), default="json", help="prov: PROV-JSON or PROV-N (%(default)s)"
     )
     add_stores(parser)
+    add_connection(parser, as_json=False)
     args = parser.parse_args(argv)
     if args.sign and args.format != "slsa":
         raise UserError(f"--sign: signs the provenance of a checkpoint; add --format slsa, not {args.format}")
