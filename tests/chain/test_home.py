@@ -64,6 +64,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def away(project: Path, environment: Path) -> Away:
     """The revision's results are sent with a submission, then the same run is made."""
+    run("git", "checkout", "--quiet", "--force", "HEAD", "--", ".", cwd=project)  # others may have left an experiment
     package = environment / "cpu.yaml"
     package.write_text(compile_pipeline(load_profile("cpu"), IMAGE, load(project / "params.yaml")))
     with KFPServer() as server:
