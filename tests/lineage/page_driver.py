@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,22 @@ class Browser:
 
     def node(self, key: str) -> Any:
         return self.run("return nodeElements[byKey.get(arguments[0])]", key)
+
+    def choose(self, key: str) -> None:
+        """Click a node, and wait until the page, which hears of it by its address, shows it."""
+        self.node(key).click()
+        self._until(lambda: self.text("#panel h3") == key)
+
+    def press(self, button: Any) -> None:
+        """Click a button that stays pressed, or is freed by it, and wait until it is."""
+        before = button.get_attribute("aria-pressed")
+        button.click()
+        self._until(lambda: button.get_attribute("aria-pressed") != before)
+
+    def _until(self, seen: Callable[[], bool]) -> None:
+        from selenium.webdriver.support.wait import WebDriverWait
+
+        WebDriverWait(self.driver, 10).until(lambda _: seen())
 
     def lit(self) -> set[str]:
         """Keys of the nodes that are not dimmed."""

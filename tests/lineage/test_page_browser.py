@@ -48,8 +48,7 @@ def test_every_stage_shows_what_the_json_says(browser: Browser) -> None:
     browser.open(diff)
     assert len(browser.all("#svg a.node")) == len(diff["nodes"])
     for node in diff["nodes"]:
-        browser.node(node["key"]).click()
-        assert browser.text("#panel h3") == node["key"]
+        browser.choose(node["key"])
         assert browser.text("#panel .why .state")[1:] == node["state"]
         causes = [diff["causes"][index] for index in node["causes"]]
         said = browser.texts("#panel ul.why li > span:last-child")
@@ -137,13 +136,13 @@ def test_search_finds(browser: Browser, by: str) -> None:
 def test_states_filter(browser: Browser) -> None:
     diff = small()
     browser.open(diff)
-    browser.one(".chip.added").click()
+    browser.press(browser.one(".chip.added"))
     assert browser.listed() == browser.lit() == {n["key"] for n in diff["nodes"] if n["state"] == "added"}
-    browser.one(".chip.changed").click()
+    browser.press(browser.one(".chip.changed"))
     assert browser.lit() == {n["key"] for n in diff["nodes"] if n["state"] in ("added", "changed")}
     assert browser.one(".chip.changed").get_attribute("aria-pressed") == "true"
-    browser.one(".chip.added").click()
-    browser.one(".chip.changed").click()
+    browser.press(browser.one(".chip.added"))
+    browser.press(browser.one(".chip.changed"))
     assert len(browser.lit()) == len(diff["nodes"])
     assert [chip.is_enabled() for chip in browser.all(".chip")] == [bool(diff["counts"][s]) for s in words.STATES]
 
@@ -152,7 +151,7 @@ def test_a_cause_shows_what_followed(browser: Browser) -> None:
     diff = small()
     browser.open(diff)
     for number, (button, cause) in enumerate(zip(browser.all(".cause"), diff["causes"], strict=True)):
-        button.click()
+        browser.press(button)
         followed = {node["key"] for node in diff["nodes"] if number in node["causes"]} | set(cause["at"])
         assert browser.lit() == browser.listed() == followed
         assert button.get_attribute("aria-pressed") == "true"
@@ -165,7 +164,7 @@ def test_a_cause_shows_what_followed(browser: Browser) -> None:
         assert set(marked) == set(cause["at"])
         assert browser.text("#panel p") == words.cause(cause)
         assert {text[1:] for text in browser.texts("#panel .links a")} == followed
-    browser.all(".cause")[-1].click()
+    browser.press(browser.all(".cause")[-1])
     assert len(browser.lit()) == len(diff["nodes"])
 
 
@@ -299,7 +298,7 @@ def test_a_narrow_window_has_its_own_drawing(browser: Browser) -> None:
     browser.open(small(), size=NARROW)
     assert browser.run("return drawing === data.layouts.narrow && scale > 0.8")
     assert browser.run("return document.documentElement.scrollWidth <= innerWidth")
-    browser.node("train_student cd-1").click()
+    browser.choose("train_student cd-1")
     browser.settle()
     # The panel is below the drawing there, and the window goes to it.
     assert -1 < browser.run("return panel.getBoundingClientRect().top") < NARROW[1] / 2
