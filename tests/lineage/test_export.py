@@ -141,6 +141,15 @@ def test_the_bytes_come_from_the_cache_or_the_store_where_the_workspace_has_othe
         moved.rename(project.student)
 
 
+def test_the_bytes_come_from_a_cache_that_was_moved(project: Project) -> None:
+    whole = provenance(project)
+    Path(".dvc").mkdir(exist_ok=True)
+    Path(".dvc/config").write_text("[cache]\n    dir = ../moved\n")
+    Objects("moved").push(project.student)
+    shutil.rmtree(project.student)
+    assert provenance(project) == whole
+
+
 def test_the_signature_names_the_checkpoint_wherever_its_bytes_lie(project: Project) -> None:
     Objects(".dvc/cache").push(project.student)
     shutil.rmtree(project.student)

@@ -64,6 +64,14 @@ def test_found_in_the_output_root_the_cache_and_a_store(tmp_path: Path) -> None:
     assert found("0" * 32 + ".dir", in_store) == [None, 30]
 
 
+def test_found_in_a_cache_that_was_moved(tmp_path: Path) -> None:
+    (tmp_path / "project/.dvc").mkdir(parents=True)
+    (tmp_path / "project/.dvc/config").write_text("[cache]\n    dir = ../../moved\n")
+    md5 = Objects(tmp_path / "moved").push(evaluation(tmp_path / "cached", 20))
+    (pair,) = sample_grids(diff_of(md5, "0" * 32 + ".dir"), [], tmp_path / "project").values()
+    assert [shade(png) for png in pair] == [20, None]
+
+
 def test_a_folder_of_that_name_with_other_bytes_is_not_shown(tmp_path: Path) -> None:
     evaluation(tmp_path / "artifacts/evaluations/cd-4", 10)
     assert sample_grids(diff_of("0" * 32 + ".dir", "1" * 32 + ".dir"), [], tmp_path) == {}

@@ -12,11 +12,11 @@ from components.lineage.record import Artifact
 from components.storage import Objects, download, is_remote
 from mcm.artifacts import folder_md5
 from mcm.errors import UserError
+from pipelines.lineage.dvc.cache import cache_folder
 from pipelines.lineage.export.names import made_by
 from pipelines.lineage.graph import Graph
 from pipelines.lineage.part import find_node
 
-CACHE = Path(".dvc/cache")
 STUDENT, TEACHER = "train_student", "train_teacher"
 
 
@@ -62,7 +62,8 @@ def bytes_of(artifact: Artifact, name: str, places: Sequence[str | Path]) -> Ite
                 yield folder
                 return
     broken = ""
-    for root in ([CACHE] if CACHE.is_dir() else []) + roots:
+    cache = Path(os.path.relpath(cache_folder(Path.cwd())))
+    for root in ([cache] if cache.is_dir() else []) + roots:
         objects = Objects(root)
         if not objects.has(artifact.md5):
             continue

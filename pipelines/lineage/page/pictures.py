@@ -16,12 +16,13 @@ from components.storage import Objects, is_remote
 from components.storage.objects import SUFFIX, place
 from mcm.artifacts import folder_md5
 from mcm.errors import UserError
+from pipelines.lineage.dvc.cache import cache_folder
 from pipelines.lineage.page.order import natural
 
 STAGE, FILES = "evaluate", "samples*.npy"
 COLUMNS, ROWS, GAP = 4, 4, 2  # of a grid; pixels between its pictures
 SIDE = 64  # most pixels of a picture in the grid
-OUTPUT_ROOT, CACHE = Path("artifacts"), Path(".dvc/cache")
+OUTPUT_ROOT = Path("artifacts")
 READERS = 8  # objects that are read at once
 
 Read = Callable[[], bytes | None]
@@ -93,7 +94,7 @@ class _Finder:
         self.folders = [root for root in roots if isinstance(root, Path)]
         if project / OUTPUT_ROOT not in self.folders:
             self.folders.append(project / OUTPUT_ROOT)
-        self.objects = [Objects(root) for root in (project / CACHE, *roots)]
+        self.objects = [Objects(root) for root in (cache_folder(project.absolute()), *roots)]
         self.broken: set[int] = set()  # places that gave an error, and are not asked again
 
     def samples(self, output: Mapping[str, Any]) -> dict[str, Read]:
