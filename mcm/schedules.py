@@ -37,6 +37,12 @@ class NoiseLevel(NamedTuple):
         """The levels of some rows (an index or a mask)."""
         return NoiseLevel(self.alpha[rows], self.sigma[rows], self.logsnr[rows])
 
+    def to(self, device: torch.device) -> "NoiseLevel":
+        """The same on `device`, in one copy."""
+        if self.alpha.device == device:
+            return self
+        return NoiseLevel(*torch.stack(self).to(device, non_blocking=True).unbind())
+
 
 def level_from_logsnr(logsnr: Tensor) -> NoiseLevel:
     """Variance-preserving level of a float64 logsnr `[B]`, exact at +-inf."""

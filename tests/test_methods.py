@@ -1,6 +1,7 @@
 """Algorithm 1 and diffusion training: times, targets, losses (properties 4, 5 and 7 of the method)."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -135,8 +136,9 @@ def test_loss_is_algorithm_1_written_out_image_by_image(batch):
 
 @pytest.mark.parametrize("teacher", [None, half_teacher])
 def test_property_4_reference_at_the_segments_end_does_not_see_the_student(teacher, batch):
+    """Where the student is asked there, because shapes are fixed; it is not asked otherwise."""
     draws = make_draws()
-    consistency = method(4, 12, teacher=teacher)
+    consistency = method(4, 12, teacher=teacher, fixed_shapes=True)
     at_step = draw_times(draws, 4, 12).at_step
     assert 0 < at_step.sum() < BATCH
 
@@ -158,6 +160,41 @@ def test_property_4_reference_at_the_segments_end_does_not_see_the_student(teach
         assert loss.isfinite().all()
         assert torch.equal(loss, expected[0])
         assert torch.equal(gradient, expected[1])
+
+
+@pytest.mark.parametrize("teacher", [None, half_teacher])
+def test_the_reference_is_asked_for_only_where_it_is_read(teacher, batch):
+    draws = make_draws()
+    asked = []
+
+    def student(z, t, labels, seeds):
+        asked.append((len(z), labels, seeds))
+        return 0.3 * z
+
+    all_rows, read_rows = (
+        method(4, 12, teacher=teacher, fixed_shapes=fixed).loss(student, batch, draws, 0) for fixed in (True, False)
+    )
+    torch.testing.assert_close(read_rows, all_rows, rtol=1e-5, atol=1e-7)
+    read = ~draw_times(draws, 4, 12).at_step
+    assert [count for count, _, _ in asked] == [BATCH, BATCH, int(read.sum()), BATCH]
+    assert torch.equal(asked[2][1], batch.labels[read])
+    assert torch.equal(asked[2][2], draws.dropout_seeds[read])
+
+
+@pytest.mark.parametrize(("student_steps", "references"), [(4, 1), (12, 0)])
+def test_every_process_asks_for_the_reference_equally_often(student_steps, references, batch):
+    """Once, also where a process happens to need none of it; never, where no image of any batch can need it."""
+    draws = replace(make_draws(), time=torch.zeros(BATCH, dtype=torch.float64))
+    assert draw_times(draws, student_steps, 12).at_step.all()
+    asked = []
+
+    def student(z, t, labels, seeds):
+        asked.append(len(z))
+        return torch.full_like(z, math.nan) if not torch.is_grad_enabled() else 0.3 * z
+
+    loss = method(student_steps, 12).loss(student, batch, draws, 0)
+    assert loss.isfinite().all()
+    assert asked == [1] * references + [BATCH]
 
 
 @pytest.mark.parametrize("steps", [1, 8, 64])
@@ -196,7 +233,7 @@ def capture_masks(monkeypatch) -> list[torch.Tensor]:
 @pytest.mark.parametrize("synchronized", [True, False])
 def test_property_7_both_evaluations_of_the_student_drop_the_same_units(synchronized, student, batch, monkeypatch):
     masks = capture_masks(monkeypatch)
-    method(2, 8, synchronized_dropout=synchronized).loss(student, batch, make_draws(), 0)
+    method(2, 8, synchronized_dropout=synchronized, fixed_shapes=True).loss(student, batch, make_draws(), 0)
     at_s, at_t = masks[: len(masks) // 2], masks[len(masks) // 2 :]
     assert len(at_s) == len(at_t) > 0
     per_image = [(a == b).flatten(1).double().mean(dim=1) for a, b in zip(at_s, at_t, strict=True)]
@@ -275,7 +312,7 @@ def test_student_that_knows_the_image_has_no_training_loss(batch):
     def oracle(z, t, labels, seeds):
         return batch.images
 
-    loss = method(4, 64, distance="squared").loss(oracle, batch, make_draws(), 0)
+    loss = method(4, 64, distance="squared", fixed_shapes=True).loss(oracle, batch, make_draws(), 0)
     assert loss.max() < 1e-6
 
 

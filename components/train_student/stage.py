@@ -104,6 +104,7 @@ def train_student(
             x_var_frac=config.x_var_frac,
             distance=config.distance,
             huber_epsilon=config.huber_epsilon,
+            fixed_shapes=config.compile or group.kind.fixed_shapes,
         )
         identity = {
             "method": method,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mcm.denoiser import Predictor, guide
+from mcm.denoiser import Predictor, both, guide
 from mcm.methods.interface import Batch, Draws, uniform_integer
 from mcm.methods.losses import DISTANCES
 from mcm.schedules import NoiseLevel
@@ -29,7 +29,10 @@ class TeacherSteps:
 
 @dataclass(frozen=True)
 class Times:
-    """Times of a batch on the integer grid k / T: `t = t_index / T`, `s = t - 1/T`, `t_step = step_index / T`."""
+    """Times of a batch on the integer grid k / T: `t = t_index / T`, `s = t - 1/T`, `t_step = step_index / T`.
+
+    They lie on the host, as the draws that they come from.
+    """
 
     t_index: Tensor  # [B] int64
     step_index: Tensor  # [B] int64
@@ -59,7 +62,8 @@ class Consistency:
     """Algorithm 1. With a `teacher` it is distillation (CD), without one it is training (CT).
 
     `guidance` applies to the teacher; x_var is always taken from its conditional prediction. `synchronized_dropout`
-    gives both evaluations of the student the same mask; it is off only to show what it does.
+    gives both evaluations of the student the same mask; it is off only to show what it does. `fixed_shapes` evaluates
+    the reference for every image, also where it is not read, for devices that compile each shape anew.
     """
 
     schedule: Callable[[Tensor], NoiseLevel]
@@ -72,33 +76,62 @@ class Consistency:
     distance: str = "pseudo_huber"
     huber_epsilon: float = 1e-4
     synchronized_dropout: bool = True
+    fixed_shapes: bool = False
 
     def teach(self, batch: Batch, z_t: Tensor, t: NoiseLevel, s: NoiseLevel) -> Tensor:
         """Alg. 1, the teacher's step: `z_s = aDDIM_{t->s}(x_teacher, z_t, x_var)`, without graph."""
         if self.teacher is None:
             return ddim(batch.images, z_t, t, s)  # x_var = ||x - x||^2 = 0
         with torch.no_grad():
-            x_cond = x_teacher = self.teacher(z_t, t, batch.labels)
             if self.guidance:
-                null = torch.full((len(z_t),), self.null_label, device=z_t.device)
-                x_teacher = guide(x_cond, self.teacher(z_t, t, null), self.guidance)
+                assert batch.labels is not None, "guidance is between classes and none"
+                x_cond, x_uncond = both(self.teacher, z_t, t, batch.labels, self.null_label)
+                x_teacher = guide(x_cond, x_uncond, self.guidance)
+            else:
+                x_cond = x_teacher = self.teacher(z_t, t, batch.labels)
             x_var = self.x_var_frac * norm_sq(x_cond - batch.images) / x_cond[0].numel()
             return addim(x_teacher, z_t, t, s, x_var)
 
+    def refer(
+        self,
+        student: Predictor,
+        batch: Batch,
+        draws: Draws,
+        times: Times,
+        z_s: Tensor,
+        s: NoiseLevel,
+        t_step: NoiseLevel,
+    ) -> Tensor:
+        """Alg. 1, the reference: `z_ref = DDIM_{s->t_step}(f(z_s, s), z_s)`, without graph, and z_s itself where
+        s == t_step (Eq. 8), whatever the student says there.
+
+        The student is asked only where its answer is read; at least for one image, since processes that share a network
+        by parts must all ask equally often. With one teacher step a segment nobody asks.
+        """
+        if times.total == self.student_steps:
+            return z_s
+        read = torch.ones_like(times.at_step) if self.fixed_shapes else ~times.at_step
+        read[0] |= not read.any()
+        rows, at_step = (
+            value.to(z_s.device, non_blocking=True) for value in (read.nonzero()[:, 0], times.at_step[read])
+        )
+        z_s_read, s, t_step, seeds = z_s[rows], s.at(rows), t_step.at(rows), draws.dropout_seeds[rows]
+        labels = None if batch.labels is None else batch.labels[rows]
+        with torch.no_grad():
+            x_ref = student(z_s_read, s, labels, seeds if self.synchronized_dropout else seeds + 1)
+        stepped = _ddim_or_same(x_ref, z_s_read, s, t_step)
+        return z_s.index_copy(0, rows, torch.where(per_image(at_step, z_s).bool(), z_s_read, stepped))
+
     def loss(self, student: Predictor, batch: Batch, draws: Draws, iteration: int) -> Tensor:
         times = draw_times(draws, self.student_steps, self.teacher_steps(iteration))
+        device = batch.images.device
         t, s, t_step = (
-            self.schedule(index.double() / times.total)
+            self.schedule(index.double() / times.total).to(device)
             for index in (times.t_index, times.t_index - 1, times.step_index)
         )
         z_t = noise(batch.images, draws.eps, t)
-        z_s = self.teach(batch, z_t, t, s)
-        reference_seeds = draws.dropout_seeds if self.synchronized_dropout else draws.dropout_seeds + 1
-        with torch.no_grad():
-            x_ref = student(z_s, s, batch.labels, reference_seeds)
+        z_ref = self.refer(student, batch, draws, times, self.teach(batch, z_t, t, s), s, t_step)
         x_hat = student(z_t, t, batch.labels, draws.dropout_seeds)
-        # Where s == t_step the reference is z_s itself (Eq. 8), whatever the student says there.
-        z_ref = torch.where(per_image(times.at_step, z_s).bool(), z_s, _ddim_or_same(x_ref, z_s, s, t_step))
         x_diff = inv_ddim(z_ref, z_t, t, t_step) - x_hat
         return DISTANCES[self.distance](x_diff, t, self.huber_epsilon)
 

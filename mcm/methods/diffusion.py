@@ -23,7 +23,7 @@ class Diffusion:
 
     def loss(self, student: Predictor, batch: Batch, draws: Draws, iteration: int) -> Tensor:
         # Never exactly t = 0, where v is not determined by x.
-        t = self.schedule(draws.time.clamp(min=1e-5))
+        t = self.schedule(draws.time.clamp(min=1e-5)).to(batch.images.device)
         labels = drop_labels(batch.labels, draws.label, self.label_dropout, self.null_label)
         x_hat = student(noise(batch.images, draws.eps, t), t, labels, draws.dropout_seeds)
         return multiscale(v_difference(batch.images - x_hat, t), self.multiscale_levels)

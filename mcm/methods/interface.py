@@ -4,8 +4,8 @@ Methods differ in where the target comes from. The loop, EMA, checkpoints and lo
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, replace
+from typing import Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -15,13 +15,28 @@ from mcm.denoiser import Predictor
 
 @dataclass(frozen=True)
 class Draws:
-    """The random draws of one training step, each keyed by (seed, iteration, position in the global batch)."""
+    """The random draws of one training step, each keyed by (seed, iteration, position in the global batch).
+
+    The uniform ones stay on the host: times are decided there, so that a step never waits for a device to know them,
+    and no number that changes with the iteration becomes part of a compiled graph.
+    """
 
     eps: Tensor  # [B, C, H, W] standard normal
-    segment: Tensor  # [B] float64 uniform: which student step
-    time: Tensor  # [B] float64 uniform: where inside it
-    label: Tensor  # [B] float64 uniform: label dropout
+    segment: Tensor  # [B] float64 uniform, on the host: which student step
+    time: Tensor  # [B] float64 uniform, on the host: where inside it
+    label: Tensor  # [B] float64 uniform, on the host: label dropout
     dropout_seeds: Tensor  # [B] int64
+
+    def to(self, device: torch.device) -> Self:
+        """What the network reads, on `device`."""
+        eps = self.eps.to(device, non_blocking=True)
+        return replace(self, eps=eps, dropout_seeds=self.dropout_seeds.to(device, non_blocking=True))
+
+    def rows(self, rows: slice) -> Self:
+        """The draws of some images."""
+        return type(self)(
+            self.eps[rows], self.segment[rows], self.time[rows], self.label[rows], self.dropout_seeds[rows]
+        )
 
 
 @dataclass(frozen=True)
@@ -30,6 +45,15 @@ class Batch:
 
     images: Tensor
     labels: Tensor | None
+
+    def to(self, device: torch.device) -> Self:
+        """The same on `device`."""
+        labels = None if self.labels is None else self.labels.to(device, non_blocking=True)
+        return replace(self, images=self.images.to(device, non_blocking=True), labels=labels)
+
+    def rows(self, rows: slice) -> Self:
+        """Some of the images."""
+        return type(self)(self.images[rows], None if self.labels is None else self.labels[rows])
 
 
 class Method(Protocol):
@@ -58,7 +82,7 @@ def uniform_integer(u: Tensor, count: int) -> Tensor:
 
 
 def drop_labels(labels: Tensor | None, u: Tensor, rate: float, null_label: int) -> Tensor | None:
-    """Label dropout for classifier-free guidance: the null label with probability `rate`."""
+    """Label dropout for classifier-free guidance: the null label with probability `rate`. `u` may lie on the host."""
     if labels is None or rate == 0.0:
         return labels
-    return torch.where(u < rate, null_label, labels)
+    return torch.where((u < rate).to(labels.device, non_blocking=True), null_label, labels)

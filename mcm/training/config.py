@@ -24,6 +24,10 @@ class TrainingConfig(Config):
     emas: tuple[float, ...] = Field((0.9999,), min_length=1, description="decays; the first is the default to sample")
     precision: Literal["float32", "bf16"] = "float32"
     compile: bool = Field(False, description="torch.compile the network")
+    recompute: bool = Field(False, description="keep no activations within blocks, compute them again: less memory")
+    parallel: Literal["ddp", "fsdp"] = Field(
+        "ddp", description="several processes: each a whole copy of the state, or (fsdp) each a part of it"
+    )
     workers: int = Field(0, ge=0, description="data-loader processes; changes no bit of the result")
     log_every: int = Field(50, ge=1)
     checkpoint_every: int = Field(500, ge=1)

@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from mcm.training.devices import DEVICES, DeviceKind
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -22,6 +24,10 @@ class Processes:
     @property
     def leads(self) -> bool:
         return self.rank == 0
+
+    @property
+    def kind(self) -> DeviceKind:
+        return DEVICES[self.device.type]
 
     def total(self, value: Tensor) -> Tensor:
         """Sum of a tensor over all processes; a collective call where there are several."""
@@ -83,7 +89,7 @@ def processes() -> Iterator[Processes]:
         torch.cuda.set_device(device)
     joins = world_size > 1 and not dist.is_initialized()
     if joins:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        dist.init_process_group(DEVICES[device.type].backend)
     try:
         yield Processes(rank, world_size, device, local_rank)
     finally:

@@ -2,28 +2,29 @@
 
 import contextlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mcm.errors import UserError
 from mcm.methods.interface import Batch, Draws, FollowsEMAs, Method
+from mcm.training.background import BackgroundCheckpoints
 from mcm.training.checkpoint import Checkpoint, CheckpointFolder
 from mcm.training.config import TrainingConfig
 from mcm.training.distributed import Processes
 from mcm.training.ema import EMAs
 from mcm.training.log import Progress
+from mcm.training.parallel import parallelize
+from mcm.training.state import restore, state_tensors
 from mcm.training.stop import Stop, StoppedError
+from mcm.training.watch import Watch
 
 # loader(start, stop) yields this process's part of the batches of iterations start..stop-1.
 Loader = Callable[[int, int], Iterable[tuple[Batch, Draws]]]
 Preview = Callable[[nn.Module], np.ndarray]
-T = TypeVar("T", Batch, Draws)
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ def train(
     StoppedError, in all processes at the same iteration, once a checkpoint of it is written.
     """
     student.to(processes.device).train()
+    call = parallelize(student, config, processes)
     parameters: dict[str, Tensor] = dict(student.named_parameters())
     optimizer = torch.optim.Adam(
         parameters.values(), lr=config.learning_rate, betas=config.adam_betas, eps=config.adam_epsilon
@@ -62,22 +64,23 @@ def train(
     resumed = checkpoints.newest()
     if resumed is not None:
         start, history = resumed.iteration, list(resumed.history)
-        _restore(resumed.tensors, parameters, emas, optimizer)
-    watch = _Watch(config, processes, resumed.tensors["log/sums"] if resumed else None)
-    call = _parallel(student, config, processes)
+        restore(resumed.tensors, parameters, emas, optimizer)
+    watch = Watch(config, processes, resumed.tensors["log/sums"] if resumed else None)
     if isinstance(method, FollowsEMAs):
         method.follow(emas.shadows)
     shown = Progress(name, start, config.iterations, config.batch_size, logs if processes.leads else None)
-    with Stop(processes) as stop, shown as progress:
+    device = processes.device
+    with Stop(processes) as stop, shown as progress, BackgroundCheckpoints(checkpoints) as background:
         for iteration, (batch, draws) in enumerate(loader(start, config.iterations), start):
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate_at(iteration)
             optimizer.zero_grad(set_to_none=True)
-            loss = _backward(call, method, _to(batch, processes), _to(draws, processes), iteration, config.accumulate)
+            loss = _backward(call, method, batch.to(device), draws.to(device), iteration, config.accumulate)
             norm = nn.utils.clip_grad_norm_(parameters.values(), config.clip_norm)
             optimizer.step()
             emas.update(parameters, iteration + 1)
             watch.add(iteration, loss, norm)
+            processes.kind.end_step()
             progress.step()
             done = iteration + 1
             last = done == config.iterations
@@ -90,11 +93,12 @@ def train(
             if done % config.checkpoint_every == 0 or last or stopping:
                 sums = watch.total()
                 if processes.leads:
-                    tensors = {**_tensors(parameters, emas, optimizer), "log/sums": sums}
-                    checkpoints.save(Checkpoint(done, tensors, history))
-                processes.barrier()
+                    tensors = {**state_tensors(parameters, emas, optimizer), "log/sums": sums}
+                    background.save(Checkpoint(done, tensors, history))
             if stopping:
+                background.wait()
                 raise StoppedError(done, config.iterations)
+    processes.barrier()
     return Trained({k: v.detach() for k, v in parameters.items()}, emas.shadows, history)
 
 
@@ -108,71 +112,10 @@ def _backward(call: nn.Module, method: Method, batch: Batch, draws: Draws, itera
         if isinstance(call, DistributedDataParallel) and part < accumulate - 1:
             sync = call.no_sync()
         with sync:
-            loss = method.loss(call, _rows(batch, rows), _rows(draws, rows), iteration).sum() / size
+            loss = method.loss(call, batch.rows(rows), draws.rows(rows), iteration).sum() / size
             loss.backward()
         total += loss.detach()
     return total
-
-
-def _parallel(student: nn.Module, config: TrainingConfig, processes: Processes) -> nn.Module:
-    """The student as the methods call it: compiled and replicated as configured, sharing `student`'s parameters."""
-    call = student
-    if config.compile:
-        call = torch.compile(student)  # type: ignore[assignment]
-    if processes.world_size > 1:
-        ids = [processes.device.index] if processes.device.type == "cuda" else None
-        call = DistributedDataParallel(call, device_ids=ids, broadcast_buffers=False)
-    return call
-
-
-class _Watch:
-    """Sums of loss, gradient norm and count since the last log row, and the first step that was not finite.
-
-    All stay on the device: a step never waits for them. Their total is part of a checkpoint, so that a resumed run logs
-    the same rows: sums of float32 in float64 are exact, however they are split among processes.
-    """
-
-    def __init__(self, config: TrainingConfig, processes: Processes, total: Tensor | None):
-        self.config = config
-        self.processes = processes
-        self.sums = torch.zeros(3, dtype=torch.float64, device=processes.device)
-        if total is not None and processes.leads:
-            self.sums += total.to(processes.device)
-        self.bad = torch.full((), -1, dtype=torch.int64, device=processes.device)
-
-    def add(self, iteration: int, loss: Tensor, norm: Tensor) -> None:
-        finite = torch.isfinite(loss) & torch.isfinite(norm)
-        self.bad = torch.where((self.bad < 0) & ~finite, iteration, self.bad)
-        self.sums += torch.stack([loss, norm, torch.ones_like(loss)]).double()
-
-    def total(self) -> Tensor:
-        """Check the steps so far; the sums over all processes, `[3]`."""
-        bad = int(self.bad)
-        if bad >= 0:  # in every process alike: the gradient's norm is that of the averaged gradient
-            raise UserError(
-                f"training, iteration {bad} of seed {self.config.seed}: the loss or its gradient is not finite; "
-                "lower learning_rate or clip_norm, or set precision to float32; checkpoints before it are kept"
-            )
-        return self.processes.total(self.sums)
-
-    def row(self) -> dict[str, float]:
-        """Mean loss and gradient norm since the last row, over all processes."""
-        loss, norm, count = self.total().tolist()
-        self.sums.zero_()
-        return {"loss": loss / count, "gradient_norm": norm / count}
-
-
-def _map(value: T, function: Callable[[Tensor], Tensor]) -> T:
-    present = {f.name: getattr(value, f.name) for f in fields(value)}
-    return replace(value, **{name: function(item) for name, item in present.items() if item is not None})
-
-
-def _rows(value: T, rows: slice) -> T:
-    return _map(value, lambda tensor: tensor[rows])
-
-
-def _to(value: T, processes: Processes) -> T:
-    return _map(value, lambda tensor: tensor.to(processes.device, non_blocking=True))
 
 
 def _with_ema(student: nn.Module, parameters: dict[str, Tensor], emas: EMAs, preview: Preview) -> np.ndarray:
@@ -187,30 +130,3 @@ def _with_ema(student: nn.Module, parameters: dict[str, Tensor], emas: EMAs, pre
             parameters[name].copy_(value)
     student.train()
     return grid
-
-
-def _tensors(parameters: dict[str, Tensor], emas: EMAs, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """All state as one flat dictionary: `weights/...`, `ema_0.999/...`, `adam.exp_avg/...`."""
-    tensors = {f"weights/{name}": value for name, value in parameters.items()}
-    for ema, shadow in emas.shadows.items():
-        tensors |= {f"{ema}/{name}": value for name, value in shadow.items()}
-    for name, value in parameters.items():
-        tensors |= {f"adam.{key}/{name}": moment for key, moment in optimizer.state[value].items()}
-    return tensors
-
-
-def _restore(
-    tensors: dict[str, Tensor], parameters: dict[str, Tensor], emas: EMAs, optimizer: torch.optim.Optimizer
-) -> None:
-    """The inverse of `_tensors`, in place."""
-    with torch.no_grad():
-        for name, value in parameters.items():
-            value.copy_(tensors[f"weights/{name}"])
-            for ema, shadow in emas.shadows.items():
-                shadow[name].copy_(tensors[f"{ema}/{name}"])
-    moments = [key for key in tensors if key.startswith("adam.")]
-    for key in moments:
-        moment, name = key.removeprefix("adam.").split("/", 1)
-        # Laid out as the parameter is, so that the update reads memory in the same order and rounds alike.
-        value = tensors[key] if moment == "step" else torch.empty_like(parameters[name]).copy_(tensors[key])
-        optimizer.state[parameters[name]][moment] = value
