@@ -14,6 +14,7 @@ class DeviceKind:
 
     backend: str  # of torch.distributed
     fixed_shapes: bool = False  # each shape, and each number that is part of a step, is compiled anew
+    fused_optimizer: bool = True  # Adam as one kernel
     end_step: Callable[[], None] = _nothing
 
 

@@ -57,7 +57,11 @@ def train(
     call = parallelize(student, config, processes)
     parameters: dict[str, Tensor] = dict(student.named_parameters())
     optimizer = torch.optim.Adam(
-        parameters.values(), lr=config.learning_rate, betas=config.adam_betas, eps=config.adam_epsilon
+        parameters.values(),
+        lr=config.learning_rate,
+        betas=config.adam_betas,
+        eps=config.adam_epsilon,
+        fused=processes.kind.fused_optimizer,
     )
     emas = EMAs(parameters, config.emas)
     start, history = 0, []

@@ -29,5 +29,7 @@ def restore(
     for key in moments:
         moment, name = key.removeprefix("adam.").split("/", 1)
         # Laid out as the parameter is, so that the update reads memory in the same order and rounds alike.
-        value = tensors[key] if moment == "step" else torch.empty_like(parameters[name]).copy_(tensors[key])
+        value = torch.empty_like(parameters[name]).copy_(tensors[key]) if moment != "step" else tensors[key]
+        if moment == "step" and optimizer.defaults["fused"]:  # else it is read on the host
+            value = value.to(parameters[name].device)
         optimizer.state[parameters[name]][moment] = value
