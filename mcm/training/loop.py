@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from mcm.memory import keep_freed_memory
 from mcm.methods.interface import Batch, Draws, FollowsEMAs, Method
 from mcm.training.background import BackgroundCheckpoints
 from mcm.training.checkpoint import Checkpoint, CheckpointFolder
@@ -53,6 +54,8 @@ def train(
     or gradient that is not finite stops the run with a UserError before anything of it is kept. SIGTERM stops it with a
     StoppedError, in all processes at the same iteration, once a checkpoint of it is written.
     """
+    if processes.device.type == "cpu":
+        keep_freed_memory()
     student.to(processes.device).train()
     call = parallelize(student, config, processes)
     parameters: dict[str, Tensor] = dict(student.named_parameters())
