@@ -10,7 +10,9 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -100,15 +102,52 @@ def read_config(folder: Path, kind: str, version: int) -> dict[str, Any]:
     return config
 
 
+# md5 by what the file system says of a file, for as long as the process lives: the stage, its lineage record and the
+# task around it all name a data set, and it is read once.
+_known: dict[tuple[int, ...], str] = {}
+_LARGE = 2**20  # bytes, from where a thread is worth it
+_SETTLED = 2_000_000_000  # ns; a younger file could change again without a new time stamp
+
+
 def file_md5(path: Path) -> str:
-    """md5 of a file's bytes, as DVC computes it."""
-    with Path(path).open("rb") as opened:
-        return hashlib.file_digest(opened, "md5").hexdigest()
+    """md5 of a file's bytes, as DVC computes it; read anew only where device, inode, size or a time stamp changed."""
+    path = Path(path)
+    before = _stamp(path)
+    if before in _known:
+        return _known[before]
+    settled = time.time_ns() - max(before[-2:]) > _SETTLED
+    with path.open("rb") as opened:
+        md5 = hashlib.file_digest(opened, "md5").hexdigest()
+    if settled:  # a change since has given it another stamp, which never comes back
+        _known[before] = md5
+    return md5
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    found = path.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def folder_md5(folder: Path) -> str:
     """md5 of a folder as DVC computes it: over the sorted JSON list of its files' md5 and relative path."""
     folder = Path(folder)
-    files = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-    entries = [{"md5": file_md5(folder / name), "relpath": name} for name in files]
+    start = len(f"{folder}{os.sep}")
+    paths = {text[start:].replace(os.sep, "/"): Path(text) for text in _files(folder)}
+    large = {name: path for name, path in paths.items() if path.stat().st_size >= _LARGE}
+    with ThreadPoolExecutor(usable_cores()) as pool:  # hashing leaves the interpreter free
+        ahead = {name: pool.submit(file_md5, path) for name, path in large.items()}
+        md5s = {name: file_md5(path) for name, path in paths.items() if name not in large}
+    md5s |= {name: future.result() for name, future in ahead.items()}
+    entries = [{"md5": md5s[name], "relpath": name} for name in sorted(md5s)]
     return hashlib.md5(json.dumps(entries, sort_keys=True).encode()).hexdigest() + ".dir"
+
+
+def _files(folder: Path) -> Iterator[str]:
+    """Every file below a folder; links to folders are not followed."""
+    for root, _, names in os.walk(folder):
+        yield from filter(os.path.isfile, (f"{root}{os.sep}{name}" for name in names))
+
+
+def usable_cores() -> int:
+    """Processor cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

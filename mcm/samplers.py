@@ -4,6 +4,7 @@ Image k of a seed starts from the same noise in every sampler, and is the same i
 comes from a counter-based generator keyed by the seed, with (image, step) in its counter.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -14,7 +15,7 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from mcm.config import Config, suggest
-from mcm.data.arrays import to_uint8
+from mcm.data.arrays import quantized
 from mcm.data.stream import generator
 from mcm.denoiser import Predictor, guided
 from mcm.errors import UserError
@@ -29,7 +30,7 @@ class StepInputs:
     """What a sampler's step t -> s may use beside z_t and the levels; B images, all at the same level."""
 
     predict: Callable[[Tensor, NoiseLevel], Tensor]  # x_hat: labels bound, guided, clipped
-    x_var: Callable[[NoiseLevel], Tensor]  # posterior variance per dimension, float64 [B]
+    x_var: Callable[[], Tensor]  # posterior variance per dimension at t, float64 [B]
     draw: Callable[[], Tensor]  # this step's standard normal draw, like z_t
     last: bool  # s = 0
 
@@ -39,7 +40,7 @@ def _ddim(z_t: Tensor, t: NoiseLevel, s: NoiseLevel, at: StepInputs) -> Tensor:
 
 
 def _addim(z_t: Tensor, t: NoiseLevel, s: NoiseLevel, at: StepInputs) -> Tensor:
-    return addim(at.predict(z_t, t), z_t, t, s, at.x_var(t))
+    return addim(at.predict(z_t, t), z_t, t, s, at.x_var())
 
 
 def _ddpm(z_t: Tensor, t: NoiseLevel, s: NoiseLevel, at: StepInputs) -> Tensor:
@@ -47,7 +48,7 @@ def _ddpm(z_t: Tensor, t: NoiseLevel, s: NoiseLevel, at: StepInputs) -> Tensor:
 
 
 def _noise_ddim(z_t: Tensor, t: NoiseLevel, s: NoiseLevel, at: StepInputs) -> Tensor:
-    return noise_ddim(at.predict(z_t, t), z_t, t, s, at.x_var(t), at.draw())
+    return noise_ddim(at.predict(z_t, t), z_t, t, s, at.x_var(), at.draw())
 
 
 def _heun(z_t: Tensor, t: NoiseLevel, s: NoiseLevel, at: StepInputs) -> Tensor:
@@ -148,14 +149,17 @@ def sample(
             f"sampler {sampler.row}: it reads x_var or draws noise, and none was given; give it or use ddim"
         )
 
-    step = SAMPLERS[sampler.name].step
+    row = SAMPLERS[sampler.name]
     steps = len(levels.alpha) - 1
-    levels = NoiseLevel(*(value.to(z_1.device) for value in levels))
+    # All that steps read is computed here and moved once: a step then waits for nothing.
+    variances = x_var(levels.at(torch.arange(steps))).to(z_1.device) if row.reads_x_var and x_var else None
+    levels = levels.to(z_1.device)
     at = [NoiseLevel(*(value[i].expand(len(z_1)) for value in levels)) for i in range(steps + 1)]
     z = z_1
     for i in range(steps):
-        draw_step = missing if draw is None else lambda i=i: draw(i)
-        z = step(z, at[i], at[i + 1], StepInputs(predict, x_var or missing, draw_step, last=i == steps - 1))
+        read = missing if variances is None else functools.partial(variances[i].expand, len(z_1))
+        draw_step = missing if draw is None else functools.partial(draw, i)
+        z = row.step(z, at[i], at[i + 1], StepInputs(predict, read, draw_step, last=i == steps - 1))
     return z
 
 
@@ -192,15 +196,22 @@ def generate(
     batch_size: int,
     device: torch.device | str = "cpu",
     x_var: Callable[[NoiseLevel], Tensor] | None = None,
-) -> Iterator[np.ndarray]:
-    """Images 0 to `count - 1` of `seed` in order, uint8 `[B, H, W, C]` in batches of `batch_size`, the last shorter.
+    rank: int = 0,
+    world_size: int = 1,
+    equal_batches: bool = False,
+) -> Iterator[Tensor]:
+    """Images 0 to `count - 1` of `seed` in order, uint8 `[B, H, W, C]` on `device` in batches of `batch_size`.
 
-    `shape` is (C, H, W), `num_classes` 0 is unconditional, the null label is `num_classes`. Sampler arithmetic is
-    float32; the predictor chooses its own. Raises UserError at an image that is not finite.
+    Process r of W makes the batches r, r + W, ...; the last of all is shorter. With `equal_batches` it is computed as
+    long as the others and cut, for a predictor that is compiled for one shape. `shape` is (C, H, W), `num_classes` 0 is
+    unconditional, the null label is `num_classes`. Sampler arithmetic is float32; the predictor chooses its own. Raises
+    UserError at an image that is not finite: on a CPU at once, elsewhere at the end, since to look is to wait.
     """
-    levels = sampler.levels(schedule)
-    for start in range(0, count, batch_size):
-        indices = range(start, min(start + batch_size, count))
+    device, levels = torch.device(device), sampler.levels(schedule)
+    looked: list[tuple[int, Tensor]] = []
+    for start in range(0, count, batch_size)[rank::world_size]:
+        stop = min(start + batch_size, count)
+        indices = range(start, start + batch_size if equal_batches else stop)
 
         def draw(step: int, indices: range = indices) -> Tensor:
             return step_noise(seed, indices, step, shape).to(device)
@@ -216,13 +227,21 @@ def generate(
                 num_classes,
                 x_var,
                 draw,
-            )
-            finite = x.flatten(1).isfinite().all(dim=1).tolist()
-            if not all(finite):
-                broken = start + finite.index(False)
-                raise UserError(
-                    f"sampler {sampler.row}, seed {seed}: image {broken} is not finite; "
-                    "use float32 precision, or train the model again with a lower learning rate"
-                )
-            pixels = to_uint8(x)
+            )[: stop - start]
+            looked.append((start, x.flatten(1).isfinite().all(dim=1)))
+            if device.type == "cpu":
+                _check(looked, sampler, seed)
+            pixels = quantized(x)
         yield pixels
+    _check(looked, sampler, seed)
+
+
+def _check(looked: list[tuple[int, Tensor]], sampler: SamplerConfig, seed: int) -> None:
+    """UserError that names the first image that is not finite; empties the list of (first image, finite `[B]`)."""
+    for start, finite in looked:
+        if not all(found := finite.tolist()):
+            raise UserError(
+                f"sampler {sampler.row}, seed {seed}: image {start + found.index(False)} is not finite; "
+                "use float32 precision, or train the model again with a lower learning rate"
+            )
+    looked.clear()

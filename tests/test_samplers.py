@@ -49,6 +49,37 @@ def test_image_k_does_not_depend_on_the_batch_size(name, grid):
         np.testing.assert_array_equal(images(size), whole)
 
 
+@pytest.mark.parametrize("world_size", [2, 3, 5])
+def test_processes_together_make_the_batches_of_one(world_size):
+    sampler, size = SamplerConfig(name="noise_ddim", steps=3), 4
+
+    def batches(**share):
+        return list(generate(by_class, sampler, cosine(), 7, 14, SHAPE, 3, size, x_var=analytic_x_var, **share))
+
+    whole = batches()
+    shares = [batches(rank=rank, world_size=world_size) for rank in range(world_size)]
+    assert sum(map(len, shares)) == len(whole)
+    for k, batch in enumerate(whole):
+        assert torch.equal(shares[k % world_size][k // world_size], batch)
+
+
+@pytest.mark.parametrize("count", [1, 4, 9])
+def test_equal_batches_are_cut_to_the_same_images(count):
+    """A predictor that is compiled for one shape sees one, and nobody sees the images that fill the last batch."""
+    seen = set()
+
+    def predict(z_t, t, labels, seeds=None):
+        seen.add((len(z_t), len(t.alpha), len(labels)))
+        return by_class(z_t, t, labels)
+
+    sampler = SamplerConfig(name="ddpm", steps=3)
+    plain = list(generate(by_class, sampler, cosine(), 7, count, SHAPE, 3, 4))
+    equal = list(generate(predict, sampler, cosine(), 7, count, SHAPE, 3, 4, equal_batches=True))
+    assert seen == {(4, 4, 4)}
+    assert [len(batch) for batch in equal] == [len(batch) for batch in plain]
+    assert (torch.cat(equal).int() - torch.cat(plain).int()).abs().max() <= 1
+
+
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_sample_is_the_same_to_rounding_alone_or_among_others(name):
     sampler = SamplerConfig(name=name, steps=6)
@@ -172,7 +203,7 @@ def test_addim_reads_x_var_at_t_and_without_it_is_ddim():
     levels = ddim.levels(cosine())
     plain = sample(gaussian_mean, z_1, levels, ddim)
     assert torch.equal(sample(gaussian_mean, z_1, levels, addim, x_var=none), plain)
-    assert torch.equal(torch.stack([t.alpha[0] for t in read]), levels.alpha[:-1])
+    assert torch.equal(torch.cat([t.alpha for t in read]), levels.alpha[:-1])
     inflated = sample(gaussian_mean, z_1, levels, addim, x_var=analytic_x_var)
     assert float((inflated - MEAN).norm()) > 1.02 * float((plain - MEAN).norm())
 

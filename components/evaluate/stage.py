@@ -8,18 +8,23 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from pydantic import Field, field_validator, model_validator
+from torch import Tensor
 from tqdm import tqdm
 
 from components.runner import section
 from mcm.artifacts import atomic_folder, folder_md5, read_config, write_config, write_json
+from mcm.compiled import compiled
 from mcm.config import Config
 from mcm.data.arrays import ImageSet
+from mcm.denoiser import Predictor
 from mcm.errors import UserError
 from mcm.evaluation import evaluate as evaluation
 from mcm.evaluation.extractors import DEFAULT, Extractor, check_extractor
+from mcm.evaluation.sharing import in_order
+from mcm.memory import keep_freed_memory
 from mcm.model import Loaded, load_denoiser
 from mcm.samplers import SamplerConfig, generate
-from mcm.training.distributed import processes
+from mcm.training.distributed import Processes, processes
 from mcm.variance import XVar, XVarTable, analytic_x_var
 
 KIND, VERSION = "evaluation", 1
@@ -34,6 +39,7 @@ class EvaluationConfig(Config):
     ema: str | None = Field(None, description="weights of the model; null is its first EMA")
     extractor: str = DEFAULT
     precision: Literal["float32", "bf16"] = "float32"
+    compile: bool = Field(False, description="sample with torch.compile: a minute more at the start, for long runs")
     pictures: int = Field(36, ge=1, description="first samples to keep as pictures")
     teacher_samplers: tuple[SamplerConfig, ...] = Field(
         (SamplerConfig(name="addim", steps=64, x_var="table"),), min_length=1
@@ -60,12 +66,14 @@ class Stopwatch:
     def __init__(self) -> None:
         self.seconds = 0.0
 
-    def over(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """The batches; getting each of them is timed."""
+    def over(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """The batches; getting each of them is timed, until it is there."""
         iterator = iter(batches)
         while True:
             start = time.perf_counter()
             batch = next(iterator, None)
+            if batch is not None and batch.is_cuda:
+                torch.cuda.current_stream(batch.device).synchronize()
             self.seconds += time.perf_counter() - start
             if batch is None:
                 return
@@ -90,35 +98,40 @@ def evaluate(
     config = section(params, "evaluation", EvaluationConfig)
     train, holdout = ImageSet.open(dataset, "train"), ImageSet.open(dataset, "holdout")
     with processes() as group:
-        if not group.leads:
-            return
+        if group.device.type == "cpu":
+            keep_freed_memory()
         loaded = load_denoiser(model, config.ema, group.device, config.precision == "bf16")
         _check_fit(model, loaded, train)
         samplers = _samplers(loaded, config)
         table = _x_var_table(samplers, variance)
         extractor = Extractor(config.extractor, group.device)
-        md5, cache = folder_md5(dataset), Path(work) / "features"
-        features = evaluation.split_features(train.images, extractor, md5, "train", cache)
-        unseen = evaluation.split_features(holdout.images, extractor, md5, "holdout", cache)
-        reference = evaluation.make_reference(features, md5, "train")
+        md5, cache = folder_md5(dataset) if group.leads else "", Path(work) / "features"
+        features = evaluation.split_features(train.images, extractor, md5, "train", cache, group)
+        unseen = evaluation.split_features(holdout.images, extractor, md5, "holdout", cache, group)
+        reference = evaluation.make_reference(features, md5, "train", group.device) if group.leads else None
+        predict = compiled(loaded.denoiser, "reduce-overhead") if config.compile else loaded.denoiser
         rows: dict[str, Any] = {}
         durations: dict[str, Any] = {}
+        pictures: dict[str, np.ndarray] = {}
+        for sampler in samplers:
+            x_var = table if table is not None and sampler.x_var == "table" else analytic_x_var
+            row, first, seconds = _measure(loaded, predict, sampler, x_var, reference, extractor, config, name, group)
+            rows[sampler.row] = row
+            durations[sampler.row] = {
+                "seconds_per_image": seconds,
+                "nfe": sampler.nfe,
+                "batch": min(config.batch_size, config.samples),
+                "device": _device_name(group.device),
+            }
+            pictures["samples" if len(samplers) == 1 else f"samples-{sampler.row}"] = first
+        if not group.leads:
+            return
         inputs = {"dataset": md5, "model": folder_md5(model)}
         if variance is not None:
             inputs["variance"] = folder_md5(variance)
         with atomic_folder(out) as temporary:
-            for sampler in samplers:
-                x_var = table if table is not None and sampler.x_var == "table" else analytic_x_var
-                row, pictures, seconds = _measure(loaded, sampler, x_var, reference, extractor, config, name)
-                rows[sampler.row] = row
-                durations[sampler.row] = {
-                    "seconds_per_image": seconds,
-                    "nfe": sampler.nfe,
-                    "batch": min(config.batch_size, config.samples),
-                    "device": _device_name(group.device),
-                }
-                file = "samples.npy" if len(samplers) == 1 else f"samples-{sampler.row}.npy"
-                np.save(temporary / file, pictures, allow_pickle=False)
+            for file, first in pictures.items():
+                np.save(temporary / f"{file}.npy", first, allow_pickle=False)
             write_json(temporary / "metrics.json", rows)
             write_config(
                 temporary,
@@ -173,18 +186,23 @@ def _x_var_table(samplers: tuple[SamplerConfig, ...], variance: Path | None) -> 
 
 def _measure(
     loaded: Loaded,
+    predict: Predictor,
     sampler: SamplerConfig,
     x_var: XVar,
-    reference: evaluation.Reference,
+    reference: evaluation.Reference | None,
     extractor: Extractor,
     config: EvaluationConfig,
     name: str,
+    group: Processes,
 ) -> tuple[dict[str, Any], np.ndarray, float]:
-    """One sampler's row, its first samples, and the seconds an image took after a warm-up batch of a single step."""
+    """One sampler's row, its first samples, and the seconds an image took after a warm-up batch of a single step.
 
-    def images(sampler: SamplerConfig, count: int) -> Iterator[np.ndarray]:
+    Images stay on the device from sampler to extractor. Each process samples its share of the batches.
+    """
+
+    def images(sampler: SamplerConfig, count: int, rank: int = 0, world_size: int = 1) -> Iterator[Tensor]:
         return generate(
-            loaded.denoiser,
+            predict,
             sampler,
             loaded.schedule,
             config.seed,
@@ -194,20 +212,32 @@ def _measure(
             config.batch_size,
             extractor.device,
             x_var,
+            rank,
+            world_size,
+            equal_batches=config.compile,
         )
 
     next(images(sampler.model_copy(update={"steps": 1}), min(config.batch_size, config.samples)))
     watch = Stopwatch()
-    first: list[np.ndarray] = []
+    own: list[Tensor] = []
+    made = 0
 
-    def watched() -> Iterator[np.ndarray]:
-        with tqdm(total=config.samples, desc=f"{name} {sampler.row}", unit="img", mininterval=2.0) as bar:
-            for batch in watch.over(images(sampler, config.samples)):
-                missing = config.pictures - sum(len(part) for part in first)
-                if missing > 0:
-                    first.append(batch[:missing])
+    def watched() -> Iterator[Tensor]:
+        nonlocal made
+        batches = images(sampler, config.samples, group.rank, group.world_size)
+        with tqdm(
+            total=config.samples,
+            desc=f"{name} {sampler.row}",
+            unit="img",
+            mininterval=2.0,
+            disable=not group.leads,
+        ) as bar:
+            for number, batch in enumerate(watch.over(batches)):
+                if (number * group.world_size + group.rank) * config.batch_size < config.pictures:
+                    own.append(batch)
+                made += len(batch)
                 yield batch
-                bar.update(len(batch))
+                bar.update(len(batch) * group.world_size)
 
     about = {
         "ema": loaded.ema,
@@ -216,8 +246,11 @@ def _measure(
         "seed": config.seed,
         "guidance": sampler.guidance,
     }
-    row = evaluation.evaluate(watched(), reference, extractor, about)
-    return row, np.concatenate(first), watch.seconds / config.samples
+    row = evaluation.evaluate(watched(), reference, extractor, about, group)
+    channels, height, width = loaded.shape
+    like = torch.empty(0, height, width, channels, dtype=torch.uint8, device=group.device)
+    first = torch.cat([like, *in_order(own, like, group)])[: config.pictures]
+    return row, first.cpu().numpy(), watch.seconds / max(made, 1)
 
 
 def _device_name(device: torch.device) -> str:

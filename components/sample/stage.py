@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 from tqdm import tqdm
 
 from mcm.artifacts import atomic_file, atomic_folder
@@ -57,7 +58,7 @@ def sample_pictures(
             group.device,
             table,
         )
-        pictures = np.concatenate(list(_counted(batches, count)))
+        pictures = np.concatenate([batch.cpu().numpy() for batch in _counted(batches, count)])
     if out.suffix:
         with atomic_file(out) as temporary:
             _image(grid(pictures)).save(temporary, format=Image.registered_extensions()[out.suffix.lower()])
@@ -68,7 +69,7 @@ def sample_pictures(
     return f"{out}: {count} images of seed {seed}, {sampler.row}, {loaded.ema}{_remark(loaded, sampler)}"
 
 
-def _counted(batches: Iterator[np.ndarray], count: int) -> Iterator[np.ndarray]:
+def _counted(batches: Iterator[Tensor], count: int) -> Iterator[Tensor]:
     with tqdm(total=count, desc="sample", unit="img", mininterval=1.0) as bar:
         for batch in batches:
             bar.update(len(batch))

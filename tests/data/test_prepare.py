@@ -80,6 +80,20 @@ def test_the_same_images_anywhere_give_the_same_bytes(tmp_path: Path) -> None:
     assert folder_md5(tmp_path / "four") != folder_md5(tmp_path / "one")
 
 
+def test_the_number_of_workers_changes_no_byte(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = photos(tmp_path / "photos")
+    for workers in (None, 1, 2, 7):
+        prepare(config(source), tmp_path / f"{workers}", workers)
+    assert len({folder_md5(tmp_path / f"{workers}") for workers in (None, 1, 2, 7)}) == 1
+    params = tmp_path / "params.yaml"
+    params.write_text(f"data:\n  source: folder\n  path: {source}\n  resolution: 16\n")
+    main(["--params", str(params), "--out", str(tmp_path / "out"), "--workers", "3"])
+    assert folder_md5(tmp_path / "out") == folder_md5(tmp_path / "1")
+    with pytest.raises(SystemExit) as left:
+        main(["--params", str(params), "--out", str(tmp_path / "none"), "--workers", "0"])
+    assert left.value.code == 2 and capsys.readouterr().err == "error: data: 0 workers; use at least 1\n"
+
+
 def test_more_images_move_none_of_the_others(tmp_path: Path) -> None:
     splits = []
     for count in (20, 60):

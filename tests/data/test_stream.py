@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mcm.artifacts import write_config
 from mcm.data.arrays import KIND, VERSION, ImageSet, to_uint8
-from mcm.data.stream import TrainingStream, loader
+from mcm.data.stream import Cells, TrainingStream, generator, loader
 from mcm.errors import UserError
 
 COUNT = 10
@@ -64,6 +64,47 @@ def test_ranks_together_hold_what_one_process_holds(images: ImageSet) -> None:
         for world_size in (2, 4):
             ranks = [stream(images, rank=rank, world_size=world_size)[iteration] for rank in range(world_size)]
             assert same(flat(ranks), whole)
+
+
+@pytest.mark.parametrize("batch_size", [3, 6, 10])  # of 10 images: epochs end within batches, between them, with them
+def test_any_number_of_processes_at_any_time_holds_what_one_holds(images: ImageSet, batch_size: int) -> None:
+    """No image is read twice or lost, and a run may go on with more or fewer processes at any iteration."""
+    whole = [flat([stream(images, batch_size=batch_size)[k]]) for k in range(12)]
+    sizes = [w for w in range(1, batch_size + 1) if batch_size % w == 0]
+    readers = {w: [stream(images, batch_size=batch_size, rank=r, world_size=w) for r in range(w)] for w in sizes}
+    for iteration in range(12):
+        for world_size in sizes:
+            assert same(flat([reader[iteration] for reader in readers[world_size]]), whole[iteration])
+    changing = [
+        [reader.index(k, place) for reader in readers[sizes[k % len(sizes)]] for place in reader.positions]
+        for k in range(10)
+    ]
+    seen = [image for batch in changing for image in batch]
+    for start in range(0, len(seen) - COUNT + 1, COUNT):
+        assert sorted(seen[start : start + COUNT]) == list(range(COUNT))
+
+
+def test_a_cell_is_that_of_a_generator_made_for_it() -> None:
+    cells = Cells(7, 1)
+    for first, second in ((0, 0), (3, 5), (2**40, 1), (0, 0)):
+        there, anew = cells.at(first, second), generator(7, 1, first, second)
+        for draw in (
+            lambda g: g.random(3),
+            lambda g: g.integers(2**32, size=3),  # leaves half a word over, which the next cell must not see
+            lambda g: g.standard_normal(9, dtype=np.float32),
+        ):
+            assert np.array_equal(draw(there), draw(anew))
+
+
+def test_pinning_copies_what_travels(images: ImageSet) -> None:
+    """Where there is no GPU nothing can be pinned: the loader is asked for it only where there is one."""
+    batch, draws = stream(images)[0]
+    if not torch.cuda.is_available():
+        assert not next(loader(stream(images), 0, 1))[0].images.is_pinned()
+        return
+    pinned = next(loader(stream(images), 0, 1, pinned=True))
+    assert pinned[0].images.is_pinned() and pinned[1].eps.is_pinned() and not pinned[1].time.is_pinned()
+    assert same(flat([pinned]), flat([(batch, draws)]))
 
 
 def test_worker_processes_change_no_bit(images: ImageSet) -> None:

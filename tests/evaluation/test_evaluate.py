@@ -29,7 +29,7 @@ def features(extractor):
 
 @pytest.fixture(scope="module")
 def reference(features):
-    return evaluation.make_reference(features, "1234.dir", "train")
+    return evaluation.make_reference(features.numpy(), "1234.dir", "train")
 
 
 def test_a_row_holds_the_figures_and_what_they_are_of(extractor, reference):
@@ -49,7 +49,7 @@ def test_the_fid_is_the_frechet_distance_of_the_moments(extractor, features):
     others = extractor(pictures(10, 1))
     for dimensions in (1280, 16):
         real, samples = features[:, :dimensions], others[:, :dimensions]
-        reference = evaluation.make_reference(real, "", "train")
+        reference = evaluation.make_reference(real.numpy(), "", "train")
         moments = evaluation.Moments(dimensions)
         moments.update(samples)
         mean, covariance = reference.moments.mean, reference.moments.covariance
@@ -86,7 +86,7 @@ def test_features_of_a_split_are_kept_and_made_again_when_broken(tmp_path, extra
 
     first = np.array(run())
     (file,) = tmp_path.iterdir()
-    assert file.name == "abc-train-effnet-lite0@128-cpu.npy"
+    assert file.name == f"abc-train-effnet-lite0@128-cpu-{evaluation.ROUNDING}.npy"
     np.testing.assert_array_equal(first, extractor(images))
     np.save(file, first + 1)
     np.testing.assert_array_equal(run(), first + 1)  # read, not computed
@@ -117,4 +117,4 @@ def test_too_few_images_are_refused(extractor, reference, features):
     with pytest.raises(UserError, match="0 samples"):
         evaluation.evaluate([], reference, extractor, ABOUT)
     with pytest.raises(UserError, match="train split has 5 images"):
-        evaluation.make_reference(features[:5], "", "train")
+        evaluation.make_reference(features[:5].numpy(), "", "train")

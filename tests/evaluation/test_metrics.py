@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mcm.errors import UserError
-from mcm.evaluation.metrics import frechet_distance, kernel_distance, precision_recall
+from mcm.evaluation.metrics import covariance_root, frechet_distance, kernel_distance, precision_recall
 from mcm.vision import import_cleanfid
 
 
@@ -37,6 +37,44 @@ def test_frechet_distance_agrees_with_cleanfid_at_full_rank():
     theirs = import_cleanfid("fid").frechet_distance(*(value.numpy() for value in (*moments(a), *moments(b))))
     assert fid(a, b) == pytest.approx(float(theirs), rel=1e-4)
     assert fid(a, b) == pytest.approx(fid(b, a), rel=1e-9)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("rank", [1, 7, 39, 40])
+def test_the_root_of_a_covariance_is_one_at_any_rank(rank, scale):
+    mix = torch.from_numpy(np.random.default_rng(rank).normal(size=(rank, 40))) * scale
+    covariance = torch.cov((normal(300, rank, 0) @ mix).T)
+    root = covariance_root(covariance)
+    torch.testing.assert_close(root @ root.T, covariance, rtol=1e-9, atol=1e-12 * scale**2)
+    assert root.shape[1] == rank or rank == 39
+
+
+def test_cholesky_by_luck_of_a_covariance_short_of_full_rank_does_no_harm():
+    lucky = 0
+    for seed in range(20):
+        vectors = torch.linalg.qr(normal(60, 60, seed)).Q
+        values = torch.ones(60, dtype=torch.float64)
+        values[-1] = 0
+        covariance = (vectors * values) @ vectors.T
+        covariance = (covariance + covariance.T) / 2
+        lucky += not torch.linalg.cholesky_ex(covariance).info
+        root = covariance_root(covariance)
+        torch.testing.assert_close(root @ root.T, covariance, rtol=0, atol=1e-13)
+        mean = torch.zeros(60)
+        # to itself, and to four times itself: the sum of (2 - 1)^2 over 59 directions
+        assert frechet_distance(mean, covariance, mean, covariance) < 1e-5
+        assert frechet_distance(mean, covariance, mean, 4 * covariance) == pytest.approx(59, abs=1e-5)
+    assert lucky
+
+
+@pytest.mark.parametrize("count", [20, 200])
+def test_frechet_distance_is_that_of_the_eigenvalues_of_the_plain_product(count):
+    a, b = normal(count, 30, 0), normal(count, 30, 1, 0.3, 1.2)
+    (mean_a, cov_a), (mean_b, cov_b) = moments(a), moments(b)
+    trace = torch.linalg.eigvals(cov_a @ cov_b).real.clamp(min=0).sqrt().sum()
+    expected = (mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace() - 2 * trace
+    assert fid(a, b) == pytest.approx(float(expected), rel=1e-5)
+    assert fid(b, a) == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_frechet_distance_of_a_set_with_itself_is_zero_below_full_rank_too():
@@ -69,6 +107,21 @@ def test_kid_is_the_unbiased_estimate_over_pairs():
         estimate(a[generator.choice(6, 3, replace=False)], b[generator.choice(6, 3, replace=False)]) for _ in range(4)
     ]
     assert kernel_distance(a, b, subsets=4, seed=5).value == pytest.approx(np.mean(expected), rel=1e-10)
+
+
+@pytest.mark.parametrize("counts", [(40, 25), (1500, 30)])  # subsets of one set larger than a block of its kernel, too
+def test_kid_of_overlapping_subsets_is_that_of_each_by_itself(counts):
+    a, b = normal(counts[0], 6, 0), normal(counts[1], 6, 1, shift=0.4)
+    m, generator, values = counts[1] // 2, np.random.default_rng(3), []
+    for _ in range(7):
+        x, y = (features[torch.from_numpy(generator.choice(len(features), m, replace=False))] for features in (a, b))
+        kernels = [(p @ q.T / 6 + 1) ** 3 for p, q in ((x, x), (y, y), (x, y))]
+        within = sum(float(kernel.sum() - kernel.trace()) for kernel in kernels[:2]) / (m * (m - 1))
+        values.append(within - 2 * float(kernels[2].mean()))
+    found = kernel_distance(a, b, subsets=7, seed=3)
+    assert found.value == pytest.approx(np.mean(values), rel=1e-10)
+    spread = np.std(values, ddof=1) * (m / (counts[1] - m)) ** 0.5
+    assert found.standard_error == pytest.approx(spread, rel=1e-8)
 
 
 def test_kid_of_one_distribution_is_zero_within_its_error_and_seeded():

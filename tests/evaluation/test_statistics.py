@@ -18,7 +18,7 @@ def streamed(features, sizes):
     moments = Moments(features.shape[1])
     start = 0
     for size in sizes:
-        moments.update(features[start : start + size])
+        moments.update(torch.from_numpy(features[start : start + size]))
         start += size
     return moments
 
@@ -62,5 +62,5 @@ def test_store_keeps_the_first_and_no_more():
     x = data(50)
     store = FeatureStore(20)
     for start in range(0, 50, 8):
-        store.update(x[start : start + 8])
+        store.update(torch.from_numpy(x[start : start + 8]))
     np.testing.assert_array_equal(store.features, x[:20])
