@@ -9,12 +9,13 @@ import contextlib
 import csv
 import dataclasses
 import hashlib
-import itertools
+import shutil
+from array import array
 from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path, PurePath
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, Self, TextIO
 
 import numpy as np
 
@@ -29,6 +30,12 @@ from mcm.errors import UserError
 __all__ = ["COLUMNS", "DataConfig", "prepare", "split_of"]
 
 COLUMNS = ("index", "split", "label", "class", "caption", "source", "sha256", "licence")
+
+MANIFEST, WAITING = "manifest.csv", ".holdout.csv"
+
+
+def _text(path: Path) -> TextIO:
+    return path.open("w+", encoding="utf-8", errors="backslashreplace", newline="")
 
 
 def prepare(config: DataConfig, out_folder: str | Path, workers: int | None = None) -> None:
@@ -66,13 +73,19 @@ def _write(
     distinct: bool,
 ) -> None:
     licences: dict[Licence, None] = {}
-    rows: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
+    labels: dict[str, array[int]] = {split: array("q") for split in SPLITS}
+    places = {name: place for place, name in enumerate(classes)}
     seen: set[str] = set()
     dropped = {"blank": 0, "repeated": 0}
     channels = 0
     first = ""
     with contextlib.ExitStack() as stack:
         arrays: dict[str, _Growing] = {}
+        # Rows of the holdout come last in the manifest, and wait in a file: no row stays in memory.
+        names = {"train": MANIFEST, "holdout": WAITING}
+        opened = {split: stack.enter_context(_text(folder / name)) for split, name in names.items()}
+        manifest = {split: csv.writer(file, lineterminator="\n") for split, file in opened.items()}
+        manifest["train"].writerow(COLUMNS)
         for record, pixels in decoded:
             if not arrays:
                 channels, first = pixels.shape[2], record.name
@@ -91,28 +104,28 @@ def _write(
             split = split_of(record.concept or sha256, config.seed, config.holdout)
             arrays[split].append(pixels)
             licences.setdefault(record.licence)
-            label = classes.index(record.label) if classes and record.label is not None else 0
-            values = (len(rows[split]), split, label, classes[label] if classes else "", record.caption or "",
+            label = places[record.label] if classes and record.label is not None else 0
+            values = (len(labels[split]), split, label, classes[label] if classes else "", record.caption or "",
                       record.name, sha256, record.licence.licence)  # fmt: skip
-            rows[split].append(dict(zip(COLUMNS, values, strict=True)))
-    if not rows["train"]:
+            manifest[split].writerow(values)
+            labels[split].append(label)
+        opened["holdout"].seek(0)
+        shutil.copyfileobj(opened["holdout"], opened["train"])
+    (folder / WAITING).unlink()
+    if not labels["train"]:
         raise UserError("data: every image fell to the holdout; add images or lower data.holdout")
     for split in SPLITS:
-        np.save(folder / f"{split}_labels.npy", np.array([row["label"] for row in rows[split]], dtype=np.int64))
-    with (folder / "manifest.csv").open("w", encoding="utf-8", errors="backslashreplace", newline="") as opened:
-        writer = csv.DictWriter(opened, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(itertools.chain.from_iterable(rows[split] for split in SPLITS))
+        np.save(folder / f"{split}_labels.npy", np.array(labels[split], dtype=np.int64))
     write_json(folder / "licences.json", [dataclasses.asdict(licence) for licence in licences])
-    per_class = Counter(row["class"] for row in rows["train"])
+    per_class = Counter(labels["train"])
     values_of = config.resolved() | {
         # Where the images lay is no part of what they are.
         "path": PurePath(config.path).name if config.path else None,
         "num_classes": len(classes),
         "classes": list(classes),
         "channels": channels,
-        "counts": {split: len(rows[split]) for split in SPLITS},
-        "train_per_class": {name: per_class[name] for name in classes},
+        "counts": {split: len(labels[split]) for split in SPLITS},
+        "train_per_class": {name: per_class[place] for name, place in places.items()},
         "dropped": dropped,
     }
     write_config(folder, KIND, VERSION, values_of)

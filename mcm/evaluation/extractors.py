@@ -16,7 +16,6 @@ from torch import Tensor
 from mcm.config import suggest
 from mcm.errors import UserError
 from mcm.evaluation.effnet import FEATURES, effnet_lite0
-from mcm.vision import import_cleanfid
 
 # uint8 images [B, H, W, 3] on the device to features [B, D]
 Network = Callable[[Tensor], Tensor]
@@ -51,6 +50,8 @@ def _inception(device: torch.device) -> Network:
             f"(python -c \"from cleanfid.downloads_helper import *; check_download_inception('{INCEPTION_FOLDER}')\") "
             "or set evaluation.extractor to effnet-lite0@128"
         )
+    from mcm.vision import import_cleanfid  # late: torchvision is half of what a stage imports
+
     network = import_cleanfid("inception_torchscript").InceptionV3W(str(INCEPTION_FOLDER), download=False).to(device)
     resize = import_cleanfid("resize").build_resizer("clean")
 

@@ -126,7 +126,15 @@ def test_a_compiled_model_samples_whole_batches_and_gives_the_same_figures(folde
     """The compiler itself is tested where it is called; without it the wrapper and the filled last batch remain."""
     monkeypatch.setattr("torch._dynamo.config.disable", True)
     plain, _ = run(folders, tmp_path / "a", "cd-2", "cd-2")
+    sizes, real = set(), Denoiser.forward
+
+    def watching(self, z_t, *others):
+        sizes.add(len(z_t))
+        return real(self, z_t, *others)
+
+    monkeypatch.setattr(Denoiser, "forward", watching)
     compiled, _ = run(folders, tmp_path / "b", "cd-2", "cd-2", compile=True)
+    assert sizes == {5}  # of 12 images
     one, other = (read(out)["ddim-2"] for out in (plain, compiled))
     assert other["samples"] == 12 and one["fid"] == pytest.approx(other["fid"], rel=1e-3)
     difference = np.load(plain / "samples.npy").astype(int) - np.load(compiled / "samples.npy").astype(int)
