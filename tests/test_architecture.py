@@ -51,8 +51,10 @@ ROOMS: dict[str, dict[str, str]] = {
     "training": {
         "methods.interface": "the loop never knows which method runs",
         "artifacts": "checkpoints are whole under their name",
+        "compiled": "as configured",
         "config": "its section of parameters",
         "errors": "a loss that is not finite",
+        "memory": "a step reuses the memory of the last",
         "tensors": "checkpoints hold tensors",
     },
     "data": {
@@ -61,6 +63,13 @@ ROOMS: dict[str, dict[str, str]] = {
         "config": "its section of parameters",
         "errors": "bad input",
         "vision": "the source torchvision",
+    },
+    "planning": {
+        "networks": "of which network",
+        "methods": "of which method: a step is traced as it is",
+        "denoiser": "what a method calls",
+        "schedules": "times become levels",
+        "errors": "bad input",
     },
     "variance": {
         "methods.interface": "measures over a Batch",
@@ -95,6 +104,8 @@ ROOMS: dict[str, dict[str, str]] = {
         "errors": "bad input",
         "vision": "clean-fid",
     },
+    "compiled": {},
+    "memory": {},
     "mixtures": {"schedules": "levels", "errors": "bad input"},
     "artifacts": {"errors": "bad input"},
     "config": {"errors": "bad input"},
