@@ -81,7 +81,6 @@ def fit(
     def batches(start: int, stop: int) -> Iterable[tuple[Batch, Draws]]:
         return loader(stream, start, stop, config.workers, pinned=processes.device.type == "cuda")
 
-    denoiser.network.recompute = config.recompute
     folder = work_folder(cache_folder() / "work" if is_remote(work) else Path(work), name, identity)
     with _checkpoints(folder, work, identity, config.keep_checkpoints, processes) as checkpoints:
         trained = train(

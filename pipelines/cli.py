@@ -11,6 +11,7 @@ COMMANDS = {
     "sample": ("components.sample.__main__", "teacher or student -> pictures"),
     "evaluate": ("components.evaluate.__main__", "teacher or student -> FID, KID, precision, recall"),
     "report": ("components.report.__main__", "everything -> one HTML page"),
+    "plan": ("pipelines.commands.plan", "memory, hours and cost of a training on N devices"),
     "pipeline run": ("pipelines.commands.run", "the whole graph on this machine, by KFP's local runner"),
     "pipeline compile": ("pipelines.commands.compile", "the graph as YAML for a cluster"),
     "pipeline submit": ("pipelines.commands.submit", "check, then start a run on a cluster"),

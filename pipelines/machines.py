@@ -47,6 +47,7 @@ class Accelerator(Placement):
     platform: Literal["gke", "kubernetes"]
     kind: Literal["gpu", "tpu"]
     resource: str
+    price: float | None = Field(None, gt=0, description="dollars an hour for one, with its part of a machine")
 
 
 class Machine(Config):

@@ -44,11 +44,11 @@ def run(options: Options) -> Results:
         words += ["recompute"] * recompute + [f"{accumulate} micro-batches"] * (accumulate > 1)
         settings.append((", ".join(words), setting))
     figures = []
-    for words, setting in settings:
+    for name, setting in settings:
         planned, measured = sum(memory(setting).values()), measured_peak(setting)
         figures.append(
             Figure(
-                name=words,
+                name=name,
                 value=100 * abs(planned / measured - 1),
                 unit="% off",
                 aim=at_most(15),
@@ -103,12 +103,12 @@ def measured_peak(setting: Setting) -> int:
 def _training(setting: Setting) -> Callable[[], None]:
     """One step of the training loop on real tensors."""
     network, generator = setting.network, torch.Generator().manual_seed(0)
-    student, teacher = (Denoiser(build(network), setting.bf16) for _ in range(2))
-    student.network.recompute = setting.recompute  # type: ignore[assignment]
+    student = Denoiser(build(network, setting.recompute), setting.bf16)
+    teacher = Denoiser(build(network), setting.bf16)
     method = consistency_or_diffusion(setting.method, network, teacher.requires_grad_(False))
     if setting.method not in ("cd", "guided"):
         del teacher
-    parameters = dict(student.named_parameters())
+    parameters: dict[str, torch.Tensor] = dict(student.named_parameters())
     optimizer = torch.optim.Adam(parameters.values(), lr=1e-4, fused=True)
     emas = EMAs(parameters, EMA_DECAYS)
 

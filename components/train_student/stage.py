@@ -92,7 +92,7 @@ def train_student(
     with processes() as group:
         loaded = load_denoiser(teacher, config.teacher_ema, group.device, config.precision == "bf16")
         network = _network(loaded, images, teacher)
-        student = Denoiser(build(network), config.precision == "bf16")
+        student = Denoiser(build(network, config.recompute), config.precision == "bf16")
         load_weights(student, teacher / f"{loaded.ema}.safetensors")
         algorithm = Consistency(
             schedule=loaded.schedule,

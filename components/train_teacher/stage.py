@@ -43,7 +43,7 @@ def train_teacher(
     network = network_config(chosen.preset, images.resolution, images.channels, images.num_classes, chosen.dropout)
     if not isinstance(network, UViTConfig):
         raise UserError(f"parameters, section 'network': preset '{chosen.preset}' is not a network for images")
-    denoiser = seeded(config.seed, lambda: Denoiser(build(network), config.precision == "bf16"))
+    denoiser = seeded(config.seed, lambda: Denoiser(build(network, config.recompute), config.precision == "bf16"))
     method = Diffusion(schedule, config.label_dropout, images.num_classes, config.multiscale_levels)
     identity = {
         "method": "diffusion",

@@ -104,9 +104,11 @@ def network_config(
     return replace(config, resolution=resolution)
 
 
-def build(config: NetworkConfig) -> nn.Module:
-    """The network of a shape, with fresh weights on the default device."""
-    return MLP(config) if isinstance(config, MLPConfig) else UViT(config)
+def build(config: NetworkConfig, recompute: bool = False) -> nn.Module:
+    """The network of a shape, with fresh weights on the default device; `recompute` as in `mcm.networks.recompute`."""
+    network = MLP(config) if isinstance(config, MLPConfig) else UViT(config)
+    network.recompute = recompute
+    return network
 
 
 def parameter_count(config: NetworkConfig) -> int:
