@@ -21,6 +21,7 @@ from mcm.denoiser import Predictor, guided
 from mcm.errors import UserError
 from mcm.schedules import CosineSchedule, NoiseLevel, karras_grid, uniform_grid
 from mcm.steps import addim, ddim, ddpm, heun, noise_ddim
+from mcm.training.devices import DEVICES
 
 INITIAL, STEP = 3, 4  # streams of a seed, beside DRAWS and ORDER of mcm.data.stream
 
@@ -155,11 +156,15 @@ def sample(
     variances = x_var(levels.at(torch.arange(steps))).to(z_1.device) if row.reads_x_var and x_var else None
     levels = levels.to(z_1.device)
     at = [NoiseLevel(*(value[i].expand(len(z_1)) for value in levels)) for i in range(steps + 1)]
+    reads = None if variances is None else variances.unbind()
+    end_step = DEVICES[z_1.device.type].end_step
+    end_step()  # so that levels are data to a step, the same program for each of them
     z = z_1
     for i in range(steps):
-        read = missing if variances is None else functools.partial(variances[i].expand, len(z_1))
+        read = missing if reads is None else functools.partial(reads[i].expand, len(z_1))
         draw_step = missing if draw is None else functools.partial(draw, i)
         z = row.step(z, at[i], at[i + 1], StepInputs(predict, read, draw_step, last=i == steps - 1))
+        end_step()
     return z
 
 
@@ -217,7 +222,7 @@ def generate(
             return step_noise(seed, indices, step, shape).to(device)
 
         labels = labels_for(indices, num_classes)
-        with torch.inference_mode():
+        with torch.no_grad():  # XLA has no inference mode
             x = sample(
                 f,
                 initial_noise(seed, indices, shape).to(device),

@@ -137,11 +137,13 @@ class _Preflight:
             text, found = compile_pipeline(profile, reference, self.params, given), frozenset({reference})
         self.images = frozenset(found)
         self.ready.documents = list(yaml.load_all(text, Loader=SAFE))
-        if TPU in text:  # see mcm/training/distributed.py: it knows CUDA and CPU
-            raise UserError(
-                f"profile {self.ready.profile}: stages compute on GPUs and CPUs as yet and would leave the TPU idle, "
-                "at its price; choose another profile"
-            )
+        for task, chips in _chips(self.ready.documents[0]).items():
+            if chips > 1:  # see docs/tpu.md
+                raise UserError(
+                    f"profile {self.ready.profile}: {task} would hold {chips} TPU chips and use one, at the price of "
+                    "all: a chip takes a process of its own, and a TPU host's program is started as one process as "
+                    "yet; choose a profile of one chip a stage, such as tpu-v6e-1"
+                )
         if not request.allow_unpinned:
             for reference in sorted(found):
                 _pullable(reference)
@@ -273,6 +275,23 @@ class _Preflight:
 def preflight(request: Request) -> Ready:
     """What is to be sent for a request; NotReadyError with all that is missing. Nothing is written anywhere."""
     return _Preflight(request).run()
+
+
+def _chips(document: Mapping[str, Any]) -> dict[str, int]:
+    """TPU chips that each task of a compiled pipeline asks for, for itself and for its job on all nodes."""
+    from components.kubeflow.launch import JOB
+
+    chips = {}
+    for label, executor in document["deploymentSpec"]["executors"].items():
+        container = executor.get("container", {})
+        accelerator = container.get("resources", {}).get("accelerator", {})
+        own = int(accelerator["resourceCount"]) if accelerator.get("resourceType") == TPU else 0
+        for entry in container.get("env", []):
+            if entry["name"] == JOB:
+                job = json.loads(entry["value"])
+                own += job["nodes"] * int(job["limits"].get(TPU, 0))
+        chips[label.removeprefix("exec-")] = own
+    return chips
 
 
 def _pullable(reference: str) -> None:

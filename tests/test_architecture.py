@@ -69,7 +69,6 @@ ROOMS: dict[str, dict[str, str]] = {
         "methods": "of which method: a step is traced as it is",
         "denoiser": "what a method calls",
         "schedules": "times become levels",
-        "errors": "bad input",
     },
     "variance": {
         "methods.interface": "measures over a Batch",
@@ -85,6 +84,7 @@ ROOMS: dict[str, dict[str, str]] = {
         "denoiser": "of a predictor; guidance",
         "schedules": "grids",
         "steps": "a sampler is a loop over them",
+        "training.devices": "where a step has to be said to be over",
         "config": "the parameters of a sampler",
         "errors": "bad input",
     },

@@ -56,7 +56,7 @@ def estimate_variance(params: Mapping[str, Any], dataset: Path, teacher: Path, o
                 yield Batch(batch.images.to(group.device), labels), draws.eps.to(group.device)
 
         grid = np.arange(1, config.steps + 1) / config.steps
-        with tqdm(total=config.steps, desc="variance", unit="t", mininterval=2.0) as bar, torch.inference_mode():
+        with tqdm(total=config.steps, desc="variance", unit="t", mininterval=2.0) as bar, torch.no_grad():
             table = measure_x_var(
                 loaded.denoiser, loaded.schedule, grid, batches, config.eta, lambda rows: bar.update(rows - bar.n)
             )

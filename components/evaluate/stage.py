@@ -104,11 +104,13 @@ def evaluate(
         _check_fit(model, loaded, train)
         samplers = _samplers(loaded, config)
         table = _x_var_table(samplers, variance)
-        extractor = Extractor(config.extractor, group.device)
+        # XLA has neither the resizing of extractors nor eigenvalues, and would compile for each number of images.
+        measured_on = torch.device("cpu") if group.kind.fixed_shapes else group.device
+        extractor = Extractor(config.extractor, measured_on)
         md5, cache = folder_md5(dataset) if group.leads else "", Path(work) / "features"
         features = evaluation.split_features(train.images, extractor, md5, "train", cache, group)
         unseen = evaluation.split_features(holdout.images, extractor, md5, "holdout", cache, group)
-        reference = evaluation.make_reference(features, md5, "train", group.device) if group.leads else None
+        reference = evaluation.make_reference(features, md5, "train", measured_on) if group.leads else None
         predict = compiled(loaded.denoiser, "reduce-overhead") if config.compile else loaded.denoiser
         rows: dict[str, Any] = {}
         durations: dict[str, Any] = {}
@@ -210,11 +212,11 @@ def _measure(
             loaded.shape,
             loaded.num_classes,
             config.batch_size,
-            extractor.device,
+            group.device,
             x_var,
             rank,
             world_size,
-            equal_batches=config.compile,
+            equal_batches=config.compile or group.kind.fixed_shapes,
         )
 
     next(images(sampler.model_copy(update={"steps": 1}), min(config.batch_size, config.samples)))

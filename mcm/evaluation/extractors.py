@@ -99,7 +99,7 @@ class Extractor:
         self.chunk = 16 if self.device.type == "cpu" else 256  # a few images at a time stay in a processor's cache
         self._network = spec.build(self.device)
 
-    @torch.inference_mode()
+    @torch.no_grad()  # XLA has no inference mode
     def __call__(self, images: np.ndarray | Tensor) -> Tensor:
         """uint8 `[B, H, W, C]`, C 1 (repeated to 3) or 3, to features float32 `[B, dimensions]` on the device.
 

@@ -22,6 +22,8 @@ def _int32(value: int) -> int:
 
 def _shift(x: Tensor, bits: int) -> Tensor:
     """Unsigned shift to the right of int32: the sign that came in from the left is masked away."""
+    if x.device.type == "xla":  # torch_xla divides, and so rounds what is negative up
+        return ((x & 2**31 - 1) >> bits) + (x < 0).int() * 2 ** (31 - bits)
     return (x >> bits).bitwise_and_(2 ** (32 - bits) - 1)
 
 

@@ -49,7 +49,8 @@ class UViTConfig:
 
 def fourier_features(logsnr: Tensor, width: int) -> Tensor:
     """Sines and cosines `[B, width]` of a clipped logsnr `[B]`, frequencies geometric from 2^-4 to 2^3."""
-    frequencies = torch.logspace(-4, 3, width // 2, base=2.0, device=logsnr.device)
+    made_on = "cpu" if logsnr.device.type in ("xla", "tpu") else logsnr.device  # XLA has no such operation
+    frequencies = torch.logspace(-4, 3, width // 2, base=2.0, device=made_on).to(logsnr.device)
     angles = logsnr.float()[:, None] * frequencies
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
@@ -242,4 +243,6 @@ def _pool(h: Tensor) -> Tensor:
 
 def _upsample(h: Tensor) -> Tensor:
     """Nearest-neighbour doubling of `[B, H, W, C]`."""
+    if h.device.type == "xla":  # its CPU has no gradient of interpolate, and would leave the device in each step
+        return h.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
     return F.interpolate(h.permute(0, 3, 1, 2), scale_factor=2, mode="nearest").permute(0, 2, 3, 1)

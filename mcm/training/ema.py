@@ -1,5 +1,7 @@
 """Exponential moving averages of the weights, several decays side by side."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -21,9 +23,15 @@ class EMAs:
         self.shadows = {ema_name(d): {k: v.detach().clone() for k, v in parameters.items()} for d in decays}
 
     @torch.no_grad()
-    def update(self, parameters: dict[str, Tensor], updates: int) -> None:
-        """Move every shadow toward `parameters`; `updates` is the number of optimizer steps done, this one included."""
+    def update(
+        self, parameters: dict[str, Tensor], updates: int, number: Callable[[float], float | Tensor] = float
+    ) -> None:
+        """Move every shadow toward `parameters`; `updates` is the number of optimizer steps done, this one included.
+
+        `number` makes the weight of the new values what the device takes (`Processes.number`).
+        """
         weights = [value.detach() for value in parameters.values()]
         for decay in self.decays:
             shadow = list(self.shadows[ema_name(decay)].values())
-            torch._foreach_lerp_(shadow, weights, 1.0 - min(decay, (1 + updates) / (10 + updates)))
+            weight = number(1.0 - min(decay, (1 + updates) / (10 + updates)))
+            torch._foreach_lerp_(shadow, weights, [weight] * len(shadow) if isinstance(weight, Tensor) else weight)

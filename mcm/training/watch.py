@@ -15,18 +15,19 @@ class Watch:
     the same rows: sums of float32 in float64 are exact, however they are split among processes.
     """
 
-    def __init__(self, config: TrainingConfig, processes: Processes, total: Tensor | None):
+    def __init__(self, config: TrainingConfig, processes: Processes, total: Tensor | None, since: int = 0):
+        """`total` is that of a checkpoint, `since` the steps that it counts, once for each process that there was."""
         self.config = config
         self.processes = processes
         self.sums = torch.zeros(3, dtype=torch.float64, device=processes.device)
-        if total is not None and processes.leads:
-            self.sums += total.to(processes.device)
+        if total is not None and processes.leads and since:
+            self.sums += (total * (processes.world_size * since / total[2])).to(processes.device)
         self.bad = torch.full((), -1, dtype=torch.int64, device=processes.device)
 
     def add(self, iteration: int, loss: Tensor, norm: Tensor) -> None:
         """Take in one step: the mean loss of this process's images and the norm of the whole gradient."""
         finite = torch.isfinite(loss) & torch.isfinite(norm)
-        self.bad = torch.where((self.bad < 0) & ~finite, iteration, self.bad)
+        self.bad = torch.where((self.bad < 0) & ~finite, self.processes.number(iteration), self.bad)
         self.sums += torch.stack([loss, norm, torch.ones_like(loss)]).double()
 
     def total(self) -> Tensor:

@@ -41,9 +41,7 @@ def asked(environment: Mapping[str, str], world_size: int) -> str:
 
 def joined_by_torch_tpu(environment: Mapping[str, str], world_size: int) -> str:
     """The device type where torch_tpu drives the TPU: processes need what it has to be told before they start."""
-    missing = [
-        name for name in ("TORCH_TPU_SLICEBUILDER_ADDRESSES", "TORCH_TPU_TOPOLOGY") if not environment.get(name)
-    ]
+    missing = [name for name in ("TORCH_TPU_SLICEBUILDER_ADDRESSES", "TORCH_TPU_TOPOLOGY") if not environment.get(name)]
     if world_size > 1 and missing:
         raise UserError(
             f"{world_size} processes on a TPU: {' and '.join(missing)} not set; set what "

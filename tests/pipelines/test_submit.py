@@ -196,15 +196,23 @@ def test_an_image_that_no_cluster_can_pull_is_refused(
     assert "names no registry that a cluster can pull from" in finding
 
 
-@pytest.mark.parametrize("profile", [name for name, profile in profiles().items() if profile.image == "tpu"])
-def test_a_tpu_is_not_paid_for_while_stages_cannot_use_it(verb: Verb, profile: str) -> None:
+@pytest.mark.parametrize(("profile", "chips"), [("tpu-v5e-2x4", 8), ("tpu-v6e-2x4", 8)])
+def test_tpu_chips_are_not_paid_for_while_stages_cannot_use_them(verb: Verb, profile: str, chips: int) -> None:
+    """Held by a task of its own (v6e) and by a job on two nodes (v5e); refused compiled, too."""
     params = ROOT / "params.yaml"
     said = verb("submit", "--profile", profile, "--image", IMAGE, "--params", params, "--check", "--json")
     assert said.status == 2
-    assert (
-        f"profile {profile}: stages compute on GPUs and CPUs as yet and would leave the TPU idle, at its price; "
-        "choose another profile"
-    ) in findings(said)
+    (finding,) = [finding for finding in findings(said) if "TPU" in finding]
+    assert finding.startswith(f"profile {profile}: train-")
+    assert finding.endswith(
+        f"would hold {chips} TPU chips and use one, at the price of all: a chip takes a process of its own, and a TPU "
+        "host's program is started as one process as yet; choose a profile of one chip a stage, such as tpu-v6e-1"
+    )
+
+
+def test_one_tpu_chip_a_stage_is_sent(server: KFPServer, verb: Verb) -> None:
+    common = ("--params", ROOT / "params.yaml", "--store", "/mnt/state", "--host", server.url)
+    assert verb("submit", "--profile", "tpu-v6e-1", "--image", IMAGE, *common, "--check").status == 0
 
 
 def test_what_is_given_fits_what_was_compiled(server: KFPServer, verb: Verb, package: Path, tmp_path: Path) -> None:
