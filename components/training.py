@@ -109,7 +109,7 @@ def _checkpoints(
     """The checkpoints of a run, in `folder`; where `work` is a bucket's, they are kept there too."""
     here, key = folder / "checkpoints", fingerprint(identity)
     if not is_remote(work):
-        yield CheckpointFolder(here, key, keep)
+        yield CheckpointFolder(here, key, keep, processes)
         return
     uri = f"{str(work).rstrip('/')}/{folder.name}/checkpoints"
     with contextlib.closing(MirroredCheckpoints(here, key, keep, uri, processes)) as checkpoints:

@@ -19,6 +19,7 @@ PART = {"app.kubernetes.io/part-of": "multistep-consistency"}  # what network po
 NODE = "node"  # name of the replicated job and of its container, as in the runtimes of Kubeflow Trainer
 PORT = 29500
 GRACE = 120  # seconds between SIGTERM and SIGKILL: a checkpoint is written and uploaded in them
+RESTARTS = 3  # of the processes of a node where one dies, each from the newest checkpoint; a lost node ends the job
 KEPT = 24 * 60 * 60  # seconds that a finished JobSet is kept where its task could not delete it
 
 # Of the task's own environment, what its workers must see too: where the store is, and how it is reached.
@@ -78,6 +79,8 @@ def manifest(
     """The job to create. `environment` is the task's; workers get what `INHERITED` names of it."""
     command = worker_command(request, program, arguments)
     env = [{"name": key, "value": _literal(environment[key])} for key in INHERITED if environment.get(key)]
+    if not request.tpu:  # torchrun's own patience is 30 s
+        env.append({"name": "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "value": str(GRACE - 10)})
     body = _train_job(request, command, env, place) if request.launcher == "TrainJob" else None
     body = body or _job_set(request, command, env, name, place)
     labels = {**PART, "app.kubernetes.io/component": program}
@@ -93,8 +96,8 @@ def manifest(
 
 def worker_command(request: JobRequest, program: str, arguments: list[str]) -> list[str]:
     """What each node runs. torchrun reads nodes, processes, rank and address from the `PET_` variables."""
-    start = ["python", "-m"] if request.tpu else ["python", "-m", "torch.distributed.run", "-m"]
-    return [*start, f"components.{program}", *map(_literal, arguments)]
+    torchrun = ["torch.distributed.run", "--max-restarts", str(RESTARTS), "-m"]
+    return ["python", "-m", *([] if request.tpu else torchrun), f"components.{program}", *map(_literal, arguments)]
 
 
 def _literal(word: str) -> str:

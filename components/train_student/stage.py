@@ -19,6 +19,7 @@ from mcm.networks.presets import build, from_json
 from mcm.networks.uvit import UViTConfig
 from mcm.training.config import TrainingConfig
 from mcm.training.distributed import processes
+from mcm.training.parallel import parallelize
 
 METHODS = ("cd", "ct")
 
@@ -90,7 +91,7 @@ def train_student(
     if config.guidance and not images.num_classes:
         raise UserError(f"{dataset}: guidance is {config.guidance}, and this data set has no classes; set it to 0")
     with processes() as group:
-        loaded = load_denoiser(teacher, config.teacher_ema, group.device, config.precision == "bf16")
+        loaded = load_denoiser(teacher, config.teacher_ema, bf16=config.precision == "bf16")
         network = _network(loaded, images, teacher)
         student = Denoiser(build(network, config.recompute), config.precision == "bf16")
         load_weights(student, teacher / f"{loaded.ema}.safetensors")
@@ -98,7 +99,7 @@ def train_student(
             schedule=loaded.schedule,
             student_steps=student_steps,
             teacher_steps=TeacherSteps(**config.teacher_steps.model_dump()),
-            teacher=loaded.denoiser if method == "cd" else None,
+            teacher=parallelize(loaded.denoiser, config, group) if method == "cd" else None,
             guidance=config.guidance,
             null_label=loaded.num_classes,
             x_var_frac=config.x_var_frac,

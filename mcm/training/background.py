@@ -1,7 +1,6 @@
 """Checkpoints written while training goes on: a step waits for a copy in memory, never for a disk or a bucket."""
 
 import threading
-from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -12,7 +11,8 @@ class BackgroundCheckpoints:
     """Takes snapshots and writes them in a thread, one after another.
 
     Where the disk is slower than the training, a newer snapshot takes the place of the one that waits, so that at most
-    two are held. Leaving the block well waits for the last; an error of the thread is raised at the next call.
+    two are held; those of a state in parts are all written, so that all processes write the same ones. Leaving the
+    block well waits for the last; an error of the thread is raised at the next call.
     """
 
     def __init__(self, checkpoints: CheckpointFolder):
@@ -24,9 +24,10 @@ class BackgroundCheckpoints:
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Snapshot `checkpoint`, whose tensors may change afterwards, and write it soon."""
-        tensors = {name: value.detach().to("cpu", copy=True) for name, value in checkpoint.tensors.items()}
-        snapshot = replace(checkpoint, tensors=tensors, history=list(checkpoint.history))
+        snapshot = checkpoint.snapshot()
         with self._state:
+            if snapshot.offsets:  # each process leaving out another one would leave none whole
+                self._state.wait_for(lambda: self._waiting is None)
             self._raise()
             self._waiting = snapshot
             if not self._writing:
@@ -59,6 +60,7 @@ class BackgroundCheckpoints:
                     self._writing = False
                     self._state.notify_all()
                     return
+                self._state.notify_all()
             try:
                 self._checkpoints.save(snapshot)
             except BaseException as error:  # raised where the run can end of it

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mcm.training.devices import DEVICES, DeviceKind
+from mcm.training.devices import DEVICES, DeviceKind, chosen
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class Processes:
     world_size: int
     device: torch.device
     local_rank: int = 0  # among the processes of this machine
+    local_size: int = 1  # processes of this machine
 
     @property
     def leads(self) -> bool:
@@ -28,6 +29,14 @@ class Processes:
     @property
     def kind(self) -> DeviceKind:
         return DEVICES[self.device.type]
+
+    def number(self, value: float) -> float | Tensor:
+        """A number that changes from step to step, as a step of this device takes it.
+
+        A tensor where Python's numbers would be compiled into the step, and so compile it again each time; one that was
+        no scalar on the host, since torch_xla looks at the value of those and compiles 0 and 1 in as well.
+        """
+        return torch.tensor([value]).to(self.device).squeeze(0) if self.kind.fixed_shapes else value
 
     def total(self, value: Tensor) -> Tensor:
         """Sum of a tensor over all processes; a collective call where there are several."""
@@ -43,6 +52,10 @@ class Processes:
             dist.broadcast(given, 0)
             value = int(given)
         return value
+
+    def all_agree(self, yes: bool) -> bool:
+        """Whether every process says yes; a collective call where there are several."""
+        return int(self.total(torch.tensor(int(not yes), device=self.device))) == 0
 
     def vote(self) -> "Vote":
         """A new vote among all processes; a collective call where there are several."""
@@ -80,18 +93,27 @@ class Vote:
 
 @contextlib.contextmanager
 def processes() -> Iterator[Processes]:
-    """Join the group that torchrun describes in the environment (NCCL on GPUs, gloo on CPUs), or run alone."""
+    """Join the group that torchrun describes in the environment, or run alone; `mcm.training.devices` says where."""
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    local_rank = int(os.environ.get("LOCAL_RANK", 0))
-    device = torch.device("cpu")
-    if torch.cuda.is_available():
-        device = torch.device("cuda", local_rank)
-        torch.cuda.set_device(device)
+    local_rank, local_size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    kind = DEVICES[chosen(world_size=world_size)]
     joins = world_size > 1 and not dist.is_initialized()
     if joins:
-        dist.init_process_group(DEVICES[device.type].backend)
-    try:
-        yield Processes(rank, world_size, device, local_rank)
-    finally:
-        if joins:
-            dist.destroy_process_group()
+        _join(kind)
+        rank = dist.get_rank()  # by the place in the slice on a TPU
+    yield Processes(rank, world_size, kind.place(local_rank), local_rank, local_size)
+    if joins:  # not after an error: who waits there for a process that is gone waits for ever
+        dist.destroy_process_group()
+
+
+def _join(kind: DeviceKind) -> None:
+    """Meet the other processes where torchrun says, which keeps one store for all its starts (torch 2.13).
+
+    Each start has a room of its own there: else its processes read addresses of those that were killed before.
+    """
+    if kind.init_method or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        dist.init_process_group(kind.backend, init_method=kind.init_method)
+        return
+    store, rank, world_size = next(dist.rendezvous("env://"))
+    room = dist.PrefixStore(f"start-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    dist.init_process_group(kind.backend, store=room, rank=rank, world_size=world_size)

@@ -1,6 +1,5 @@
 """The one training loop: any method, one process or several, resumed at any iteration with the same bits."""
 
-import contextlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from mcm.memory import keep_freed_memory
 from mcm.methods.interface import Batch, Draws, FollowsEMAs, Method
@@ -18,7 +16,7 @@ from mcm.training.config import TrainingConfig
 from mcm.training.distributed import Processes
 from mcm.training.ema import EMAs
 from mcm.training.log import Progress
-from mcm.training.parallel import parallelize
+from mcm.training.parallel import clip_gradients, gathered, in_parts, parallelize, synchronized
 from mcm.training.state import restore, state_tensors
 from mcm.training.stop import Stop, StoppedError
 from mcm.training.watch import Watch
@@ -56,15 +54,16 @@ def train(
     """
     if processes.device.type == "cpu":
         keep_freed_memory()
-    student.to(processes.device).train()
-    call = parallelize(student, config, processes)
+    call = parallelize(student.train(), config, processes)
+    takes_part = processes.leads or in_parts(call)  # in previews and checkpoints
     parameters: dict[str, Tensor] = dict(student.named_parameters())
     optimizer = torch.optim.Adam(
         parameters.values(),
-        lr=config.learning_rate,
+        lr=processes.number(config.learning_rate),
         betas=config.adam_betas,
         eps=config.adam_epsilon,
         fused=processes.kind.fused_optimizer,
+        capturable=processes.kind.fixed_shapes,  # its number of steps and its rate stay on the device
     )
     emas = EMAs(parameters, config.emas)
     start, history = 0, []
@@ -72,7 +71,8 @@ def train(
     if resumed is not None:
         start, history = resumed.iteration, list(resumed.history)
         restore(resumed.tensors, parameters, emas, optimizer)
-    watch = Watch(config, processes, resumed.tensors["log/sums"] if resumed else None)
+    since = start - int(history[-1]["iteration"] if history else 0)
+    watch = Watch(config, processes, resumed.tensors["log/sums"] if resumed else None, since)
     if isinstance(method, FollowsEMAs):
         method.follow(emas.shadows)
     shown = Progress(name, start, config.iterations, config.batch_size, logs if processes.leads else None)
@@ -80,12 +80,12 @@ def train(
     with Stop(processes) as stop, shown as progress, BackgroundCheckpoints(checkpoints) as background:
         for iteration, (batch, draws) in enumerate(loader(start, config.iterations), start):
             for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate_at(iteration)
+                group["lr"] = processes.number(config.learning_rate_at(iteration))
             optimizer.zero_grad(set_to_none=True)
             loss = _backward(call, method, batch.to(device), draws.to(device), iteration, config.accumulate)
-            norm = nn.utils.clip_grad_norm_(parameters.values(), config.clip_norm)
+            norm = clip_gradients(parameters.values(), config.clip_norm)
             optimizer.step()
-            emas.update(parameters, iteration + 1)
+            emas.update(parameters, iteration + 1, processes.number)
             watch.add(iteration, loss, norm)
             processes.kind.end_step()
             progress.step()
@@ -95,18 +95,20 @@ def train(
             if done % config.log_every == 0 or last:
                 history.append({"iteration": done, **watch.row(), "learning_rate": config.learning_rate_at(iteration)})
                 progress.scalars(done, history[-1])
-            if config.sample_every and preview and processes.leads and (done % config.sample_every == 0 or last):
+            if config.sample_every and preview and takes_part and (done % config.sample_every == 0 or last):
                 progress.pictures(done, _with_ema(student, parameters, emas, preview))
             if done % config.checkpoint_every == 0 or last or stopping:
                 sums = watch.total()
-                if processes.leads:
+                if takes_part:
                     tensors = {**state_tensors(parameters, emas, optimizer), "log/sums": sums}
                     background.save(Checkpoint(done, tensors, history))
             if stopping:
                 background.wait()
+                processes.barrier()  # who leaves first would have the others killed before they have written
                 raise StoppedError(done, config.iterations)
     processes.barrier()
-    return Trained({k: v.detach() for k, v in parameters.items()}, emas.shadows, history)
+    shadows = {ema: gathered(shadow, processes) for ema, shadow in emas.shadows.items()}
+    return Trained(gathered(parameters, processes), shadows, history)
 
 
 def _backward(call: nn.Module, method: Method, batch: Batch, draws: Draws, iteration: int, accumulate: int) -> Tensor:
@@ -115,10 +117,7 @@ def _backward(call: nn.Module, method: Method, batch: Batch, draws: Draws, itera
     total = torch.zeros((), device=batch.images.device)
     for part in range(accumulate):
         rows = slice(part * size // accumulate, (part + 1) * size // accumulate)
-        sync: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
-        if isinstance(call, DistributedDataParallel) and part < accumulate - 1:
-            sync = call.no_sync()
-        with sync:
+        with synchronized(call, part == accumulate - 1):
             loss = method.loss(call, batch.rows(rows), draws.rows(rows), iteration).sum() / size
             loss.backward()
         total += loss.detach()

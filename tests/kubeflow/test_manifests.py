@@ -108,7 +108,17 @@ def test_a_train_job_has_kubeflow_start_torchrun_on_every_node() -> None:
     assert spec["trainer"]["resourcesPerNode"]["limits"]["nvidia.com/gpu"] == "8"
     # The runtime sets torchrun's variables, and its webhook refuses jobs that set them.
     assert not [entry["name"] for entry in spec["trainer"]["env"] if entry["name"].startswith("PET_")]
-    assert spec["trainer"]["command"][:4] == ["python", "-m", "torch.distributed.run", "-m"]
+    assert spec["trainer"]["command"][:7] == [
+        *("python", "-m", "torch.distributed.run"),  # whose processes are started again where one dies
+        *("--max-restarts", "3", "-m", "components.train_teacher"),
+    ]
+
+
+def test_torchrun_leaves_its_processes_the_time_that_the_pod_has_to_write_a_checkpoint() -> None:
+    for request in requests():
+        env = {entry["name"]: entry.get("value") for entry in pod_of(made(request))["spec"]["containers"][0]["env"]}
+        patience = None if request.tpu else str(GRACE - 10)
+        assert env.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT") == patience
 
 
 def test_a_job_set_has_rank_0_found_by_its_name_in_a_headless_service() -> None:
@@ -152,7 +162,7 @@ def test_arguments_reach_the_program_as_they_are(kind: str) -> None:
     request = requests()[0].model_copy(update={"launcher": kind})
     command = pod_of(made(request))["spec"]["containers"][0]["command"]
     # Kubernetes would put a variable in place of $(HOME), and takes $$ for the sign itself.
-    assert [word.replace("$$", "$") for word in command[5:]] == ARGUMENTS
+    assert [word.replace("$$", "$") for word in command[7:]] == ARGUMENTS
     assert "$$(HOME)" in command[-1]
 
 
