@@ -1,18 +1,20 @@
 """Training as the product runs it, for a benchmark: the real loop on a prepared set, let go some steps at a time.
 
-`mcm.training.loop.train` runs in a thread of its own and waits, inside the loader it was given, between turns. So what
-is timed is all that a step costs: drawing and fetching, loss and gradient, clipping, Adam, EMAs, the log, checkpoints.
+`mcm.training.loop.train` runs in a greenlet and waits, inside the loader it was given, between turns. So what is timed
+is all that a step costs: drawing and fetching, loss and gradient, clipping, Adam, EMAs, the log, checkpoints. (Not in a
+thread: each one that calls OpenMP has workers of its own, and where there are more of them than cores none waits awake
+for the next piece of work, which costs a third of a step.)
 """
 
 import contextlib
 import io
-import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from greenlet import greenlet
 
 from components.runner import section
 from components.train_student.stage import StudentConfig, student_config
@@ -129,25 +131,18 @@ class Paced:
         self.run, self.steps = run, steps
         self._left = 0  # steps of the turn that are still to be taken
         self._closed = False
-        self._error: BaseException | None = None
-        self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._train, args=(processes, folder), name=run.name)
+        self._loop = greenlet(lambda: run.train(processes, folder, pace=self))
         run.denoiser.to(processes.device)
         if isinstance(run.method, Consistency) and isinstance(run.method.teacher, Denoiser):
             run.method.teacher.to(processes.device)
         # The bar of a run that waits for its turn says nothing true, and stays silent.
         with contextlib.redirect_stderr(io.StringIO()):
-            self._thread.start()
             self()
 
     def __call__(self) -> None:
         """One turn. Raises what the loop raised."""
-        with self._changed:
-            self._left = self.steps
-            self._changed.notify_all()
-            self._changed.wait_for(lambda: self._left == 0 or not self._thread.is_alive() or self._error is not None)
-            if self._error is not None:
-                raise self._error
+        self._left = self.steps
+        self._loop.switch()
 
     @property
     def flops(self) -> float:
@@ -163,32 +158,19 @@ class Paced:
         """The batches, each made when its step may be taken; their end once the run is closed."""
         while self._may_go():
             yield next(batches)
-            # The loop is back for the next batch: the step is done, and all it started on the device with it.
-            self._done()
+            # The loop is back for the next batch: the step is done.
+            self._left -= 1
 
     def close(self) -> None:
         """End the training without a last checkpoint, and wait for what it has begun."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-        self._thread.join()
+        self._closed = True
+        if not self._loop.dead:
+            self._loop.switch()
 
     def _may_go(self) -> bool:
-        with self._changed:
-            self._changed.wait_for(lambda: self._left > 0 or self._closed)
-            return not self._closed
-
-    def _done(self) -> None:
-        with self._changed:
-            self._left -= 1
-            if self._left == 0 and torch.cuda.is_available():
+        """Rest until the next turn, where this one is over, and with it all that it started on the device."""
+        if self._left == 0:
+            if torch.cuda.is_available():
                 torch.cuda.synchronize()
-            self._changed.notify_all()
-
-    def _train(self, processes: Processes, folder: Path) -> None:
-        try:
-            self.run.train(processes, folder, pace=self)
-        except BaseException as error:  # raised where the turn is waited for
-            with self._changed:
-                self._error = error
-                self._changed.notify_all()
+            self._loop.parent.switch()
+        return not self._closed

@@ -54,7 +54,6 @@ ROOMS: dict[str, dict[str, str]] = {
         "compiled": "as configured",
         "config": "its section of parameters",
         "errors": "a loss that is not finite",
-        "memory": "a step reuses the memory of the last",
         "tensors": "checkpoints hold tensors",
     },
     "data": {
@@ -105,7 +104,6 @@ ROOMS: dict[str, dict[str, str]] = {
         "vision": "clean-fid",
     },
     "compiled": {},
-    "memory": {},
     "mixtures": {"schedules": "levels", "errors": "bad input"},
     "artifacts": {"errors": "bad input"},
     "config": {"errors": "bad input"},

@@ -25,7 +25,7 @@ ABOUT = (
 def run(options: Options) -> Results:
     rounds = options.rounds(15)
     figures = [*_attention(rounds), *_resizing(rounds), *_optimizer(rounds), *_batches(options.rounds(7))]
-    figures += [*_kept_memory(rounds), *_recomputation(options.rounds(7))]
+    figures += _recomputation(options.rounds(7))
     if not options.quick:
         figures += _compiled(rounds)
     return Results(figures)
@@ -96,34 +96,6 @@ def _batches(rounds: int) -> list[Figure]:
         of = f"images/s, {name} / {first}"
         figures.append(Figure(name, taken.rate(name, batch), "images/s", ratio=ratio, ratio_of=of, note=note))
     return figures
-
-
-def _kept_memory(rounds: int) -> list[Figure]:
-    """glibc's malloc as it is and as `keep_freed_memory` sets it, set anew before each call."""
-    import ctypes
-    import sys
-
-    from mcm.memory import M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, keep_freed_memory
-
-    if not keep_freed_memory():
-        return []
-    mallopt = ctypes.CDLL(None).mallopt
-    largest = BATCH * 32 * 32 * 32 * 4  # bytes; what malloc moves its own thresholds to once it has freed one
-    step = _step(_network(), BATCH, bf16=True)
-
-    def kept() -> None:
-        keep_freed_memory()
-        step()
-
-    def as_it_is() -> None:
-        mallopt(M_MMAP_THRESHOLD, largest)
-        mallopt(M_TRIM_THRESHOLD, 2 * largest)
-        step()
-
-    both = {"ours": kept, "malloc as it is": as_it_is}
-    figure = _figure("freed memory kept", both, "malloc as it is", rounds, f"mcm.memory, on {sys.platform}")
-    keep_freed_memory()
-    return [figure]
 
 
 def _recomputation(rounds: int) -> list[Figure]:

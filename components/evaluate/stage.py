@@ -21,7 +21,6 @@ from mcm.errors import UserError
 from mcm.evaluation import evaluate as evaluation
 from mcm.evaluation.extractors import DEFAULT, Extractor, check_extractor
 from mcm.evaluation.sharing import in_order
-from mcm.memory import keep_freed_memory
 from mcm.model import Loaded, load_denoiser
 from mcm.samplers import SamplerConfig, generate
 from mcm.training.distributed import Processes, processes
@@ -98,8 +97,6 @@ def evaluate(
     config = section(params, "evaluation", EvaluationConfig)
     train, holdout = ImageSet.open(dataset, "train"), ImageSet.open(dataset, "holdout")
     with processes() as group:
-        if group.device.type == "cpu":
-            keep_freed_memory()
         loaded = load_denoiser(model, config.ema, group.device, config.precision == "bf16")
         _check_fit(model, loaded, train)
         samplers = _samplers(loaded, config)

@@ -61,6 +61,8 @@ def memory(setting: Setting) -> dict[str, int]:
     }
     if sharded:
         parts["gradients"] = weights
+        if setting.accumulate > 1:  # summed over processes with the last micro-batch, and whole until then
+            parts["gradients"] += sum(_bytes(weight) for weight in _parameters(setting.network))
         parts["gathered"] = _gathered(setting.network)
     elif not alone:
         parts["DDP buckets"] = weights

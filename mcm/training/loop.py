@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mcm.memory import keep_freed_memory
 from mcm.methods.interface import Batch, Draws, FollowsEMAs, Method
 from mcm.training.background import BackgroundCheckpoints
 from mcm.training.checkpoint import Checkpoint, CheckpointFolder
@@ -52,8 +51,6 @@ def train(
     or gradient that is not finite stops the run with a UserError before anything of it is kept. SIGTERM stops it with a
     StoppedError, in all processes at the same iteration, once a checkpoint of it is written.
     """
-    if processes.device.type == "cpu":
-        keep_freed_memory()
     call = parallelize(student.train(), config, processes)
     takes_part = processes.leads or in_parts(call)  # in previews and checkpoints
     parameters: dict[str, Tensor] = dict(student.named_parameters())

@@ -84,6 +84,13 @@ def test_more_micro_batches_hold_fewer_images_and_all_gradients() -> None:
     assert parts["activations"] < memory(SETTING)["activations"] / 2
 
 
+def test_fsdp_holds_whole_gradients_between_micro_batches() -> None:
+    """Processes add them up with the last one alone (`mcm.training.parallel.synchronized`)."""
+    shared = replace(SETTING, devices=8, parallel="fsdp")
+    whole = memory(SETTING)["weights"]
+    assert memory(shared)["gradients"] < whole < memory(replace(shared, batch=64 * 8, accumulate=4))["gradients"]
+
+
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_the_largest_micro_batch_is_that_which_fills_the_device(parallel: str) -> None:
     setting = replace(SETTING, devices=4, batch=400, parallel=parallel)
