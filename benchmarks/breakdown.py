@@ -24,7 +24,7 @@ KINDS = {
     "norms, activations, sums": (
         "native_layer_norm", "native_layer_norm_backward", "native_group_norm", "native_group_norm_backward",
         "gelu", "gelu_backward", "silu", "silu_backward", "_softmax", "_softmax_backward_data",
-        "mul", "add", "sub", "div", "sum", "avg_pool2d", "avg_pool2d_backward",
+        "mul", "add", "addcmul", "sub", "div", "sum", "avg_pool2d", "avg_pool2d_backward",
         "upsample_nearest2d", "upsample_nearest2d_backward",
     ),
     "copies, casts": ("copy_", "cat", "pixel_shuffle", "pixel_unshuffle", "clone"),
