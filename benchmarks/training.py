@@ -17,16 +17,17 @@ import torch
 from greenlet import greenlet
 
 from components.runner import section
-from components.train_student.stage import StudentConfig, student_config
+from components.train_student.stage import student_config
 from components.train_teacher.stage import TeacherConfig
 from components.training import NetworkConfig, ScheduleConfig, seeded
 from mcm.data.arrays import ImageSet
 from mcm.data.stream import TrainingStream, loader
 from mcm.denoiser import Denoiser
 from mcm.errors import UserError
-from mcm.methods.consistency import Consistency, TeacherSteps, segments
+from mcm.methods.consistency import Consistency, ConsistencyRecipe, TeacherSteps, segments
 from mcm.methods.diffusion import Diffusion
 from mcm.methods.interface import Batch, Draws, Method
+from mcm.methods.recipe import Phase, Setting
 from mcm.networks.presets import build, network_config
 from mcm.networks.uvit import UViTConfig
 from mcm.planning.flops import Passes, forward_flops, step_flops
@@ -100,20 +101,17 @@ def student(params: Mapping[str, Any], method: str, images: ImageSet, **changed:
 
     The FLOPs are those of the passes that must be made: none is counted for an image whose reference is z_s itself.
     """
-    config: StudentConfig = student_config(params, method, STUDENT_STEPS).model_copy(update=changed)
+    config = student_config(params, method, STUDENT_STEPS).model_copy(update=changed)
+    assert isinstance(config, ConsistencyRecipe), "CT or CD"
     network = network_of(params, images)
     steps = TeacherSteps(**config.teacher_steps.model_dump())
-    algorithm = Consistency(
-        schedule=schedule_of(params, images),
-        student_steps=STUDENT_STEPS,
-        teacher_steps=steps,
-        teacher=_denoiser(network, config).eval().requires_grad_(False) if method == "cd" else None,
-        guidance=config.guidance,
+    setting = Setting(
+        schedule_of(params, images),
+        Phase(STUDENT_STEPS, config.iterations),
+        teacher=_denoiser(network, config).eval().requires_grad_(False),
         null_label=images.num_classes,
-        x_var_frac=config.x_var_frac,
-        distance=config.distance,
-        huber_epsilon=config.huber_epsilon,
     )
+    algorithm = config.make(setting)
     teacher_passes = (2 if config.guidance else 1) if method == "cd" else 0
     reference = 1 - 1 / segments(STUDENT_STEPS, steps(0))  # s == t_step for one n_rel of N_seg
     flops = step_flops(network, Passes(1, 0)) + (teacher_passes + reference) * forward_flops(network)

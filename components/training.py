@@ -63,11 +63,14 @@ def fit(
     work: Path | str,
     processes: Processes,
     publish: Publish | None = None,
-) -> None:
+    begin: int = 0,
+) -> bool:
     """Train and write the artifact. `identity` (parameters, input hashes) is what its bytes are a function of.
 
     Checkpoints lie under `work`, a folder or a `gs://` prefix, and are removed once the artifact is as safe as they
-    are: those in a bucket only after `publish()`, which is called by the leading process, has said so.
+    are: those in a bucket only after `publish()`, which is called by the leading process, has said so. Batches and
+    draws are those of iterations `begin`, `begin + 1`, ...: those of earlier phases are not seen again. Whether the
+    checkpoints went, in the leading process; False in others.
     """
     stream = TrainingStream(
         images,
@@ -79,9 +82,9 @@ def fit(
     )
 
     def batches(start: int, stop: int) -> Iterable[tuple[Batch, Draws]]:
-        return loader(stream, start, stop, config.workers, pinned=processes.device.type == "cuda")
+        return loader(stream, begin + start, begin + stop, config.workers, pinned=processes.device.type == "cuda")
 
-    folder = work_folder(cache_folder() / "work" if is_remote(work) else Path(work), name, identity)
+    folder = local_work(work, name, identity)
     with _checkpoints(folder, work, identity, config.keep_checkpoints, processes) as checkpoints:
         trained = train(
             name,
@@ -94,12 +97,20 @@ def fit(
             logs=folder / "logs",
             preview=preview(network, schedule, sampler_steps, config.seed),
         )
+        safe = False
         if processes.leads:
             save_denoiser(out, trained, network, schedule, identity)
             published = publish() if publish else False
-            if published or not is_remote(work):
+            safe = published or not is_remote(work)
+            if safe:
                 checkpoints.clear()
         processes.barrier()
+    return safe
+
+
+def local_work(work: Path | str, name: str, identity: Mapping[str, Any]) -> Path:
+    """The folder of a run's state on this machine; `work` may be a bucket's prefix."""
+    return work_folder(cache_folder() / "work" if is_remote(work) else Path(work), name, identity)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from components.training import NetworkConfig
 from mcm.config import suggest
 from mcm.data.config import DataConfig
 from mcm.errors import UserError
+from mcm.methods.consistency import ConsistencyRecipe
 from mcm.networks.presets import network_config
 from mcm.planning.cost import PAPER, Stated, Work
 from mcm.planning.devices import DEVICES, GIB, Device
@@ -157,7 +158,8 @@ def _stage(
         return name, section(params, "teacher", TeacherConfig), "diffusion"
     steps = student_steps or ((params.get("students") or {}).get("steps") or [1])[0]
     config = student_config(params, name, steps)
-    return f"{name}-{steps}", config, "ct" if name == "ct" else "guided" if config.guidance else "cd"
+    guided = isinstance(config, ConsistencyRecipe) and config.guidance > 0
+    return f"{name}-{steps}", config, "ct" if name == "ct" else "guided" if guided else "cd"
 
 
 def _fitting(given: Setting, device: Device) -> Setting:

@@ -15,11 +15,12 @@ import yaml
 from components.estimate_variance.stage import VarianceConfig
 from components.evaluate.stage import EvaluationConfig
 from components.runner import SECTIONS, read_params, section
-from components.train_student.stage import METHODS, student_config
+from components.train_student.stage import student_config
 from components.train_teacher.stage import TeacherConfig
 from components.training import NetworkConfig, ScheduleConfig
 from mcm.data.config import DataConfig
 from mcm.errors import UserError
+from mcm.methods.recipes import RECIPES
 from mcm.networks.presets import network_config
 from mcm.networks.uvit import UViTConfig
 from pipelines.cli import COMMANDS
@@ -46,6 +47,8 @@ ROOMS: dict[str, dict[str, str]] = {
         "denoiser": "what a student and a teacher are; guidance",
         "schedules": "times become levels",
         "steps": "targets are made of steps",
+        "config": "the keys of a method",
+        "errors": "keys that make no student",
     },
     "networks": {"config": "suggests the near preset", "errors": "bad input"},
     "training": {
@@ -322,7 +325,7 @@ def test_a_student_reads_common_then_its_method_then_its_own() -> None:
 
 
 def test_methods_of_the_parameters_are_known() -> None:
-    assert {method for path in PARAMS for method in read_params(path)["students"]["methods"]} <= set(METHODS)
+    assert {method for path in PARAMS for method in read_params(path)["students"]["methods"]} <= set(RECIPES)
 
 
 # Commands

@@ -7,12 +7,13 @@ from typing import Any
 from components.estimate_variance.stage import VarianceConfig
 from components.evaluate.stage import EvaluationConfig
 from components.runner import SECTIONS, section
-from components.train_student.stage import METHODS, student_config
+from components.train_student.stage import student_config
 from components.train_teacher.stage import TeacherConfig
 from components.training import NetworkConfig, ScheduleConfig
 from mcm.config import Config, suggest
 from mcm.data.config import DataConfig
 from mcm.errors import UserError
+from mcm.methods.recipes import RECIPES
 from mcm.networks.presets import network_config
 
 KINDS: dict[str, type[Config]] = {
@@ -47,9 +48,9 @@ def students(params: Mapping[str, Any]) -> list[dict[str, Any]]:
     if not methods or not steps:
         raise UserError("parameters, section 'students': no methods or no steps; name at least one of each")
     # Sections of methods and steps that this run leaves out may stay.
-    known = ("methods", "steps", "common", *METHODS, *(f"{method}-{n}" for method in methods for n in steps))
+    known = ("methods", "steps", "common", *RECIPES, *(f"{method}-{n}" for method in methods for n in steps))
     for key in listed:
-        if key not in known and not re.fullmatch(rf"({'|'.join(METHODS)})-[1-9]\d*", key):
+        if key not in known and not re.fullmatch(rf"({'|'.join(RECIPES)})-[1-9]\d*", key):
             raise UserError(f"parameters, section 'students': unknown key '{key}'; {suggest(key, sorted(set(known)))}")
     return [
         {

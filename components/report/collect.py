@@ -21,10 +21,11 @@ from components.report.read import (
 )
 from mcm.artifacts import folder_md5, read_config
 from mcm.errors import UserError
+from mcm.methods.recipes import RECIPES
 from mcm.variance import XVarTable
 
 STUDENT = re.compile(r"([a-z][a-z0-9_]*)-([1-9][0-9]*)")
-METHODS = {"cd": "consistency distillation", "ct": "consistency training"}
+METHODS = {name: recipe.title for name, recipe in RECIPES.items()}
 SAMPLERS = {"addim": "aDDIM", "ddim": "DDIM", "ddpm": "DDPM", "noise_ddim": "noise-DDIM", "heun": "Heun"}
 EVALUATE = "run the evaluate stage for it"
 

@@ -3,13 +3,18 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from mcm.config import Config
 from mcm.denoiser import Predictor, both, guide
+from mcm.errors import UserError
 from mcm.methods.interface import Batch, Draws, uniform_integer
 from mcm.methods.losses import DISTANCES
+from mcm.methods.recipe import Recipe, Setting
 from mcm.schedules import NoiseLevel
 from mcm.steps import addim, ddim, inv_ddim, noise, norm_sq, per_image
 
@@ -140,3 +145,70 @@ def _ddim_or_same(x_ref: Tensor, z_s: Tensor, s: NoiseLevel, t_step: NoiseLevel)
     """DDIM s -> t_step, finite (and unused) at s = 0, where sigma_s = 0 has no ratio."""
     safe = NoiseLevel(s.alpha, torch.where(s.sigma > 0, s.sigma, 1.0), s.logsnr)
     return ddim(x_ref, z_s, safe, t_step)
+
+
+class TeacherStepsConfig(Config):
+    """`N_teacher(i)`, annealed log-linearly."""
+
+    first: int = Field(64, ge=1)
+    last: int = Field(1280, ge=1)
+    iterations: int = Field(100_000, ge=0)
+
+
+class Annealed(Config):
+    """Key of methods whose number of teacher steps is annealed."""
+
+    teacher_steps: TeacherStepsConfig = TeacherStepsConfig()
+
+
+class ConsistencyRecipe(Recipe, Annealed):
+    """Keys of Algorithm 1, the same for CT and CD."""
+
+    source: ClassVar[str] = "Heek, Hoogeboom, Salimans 2024 (arXiv 2403.06807), Alg. 1"
+
+    guidance: float = Field(0.0, ge=0, description="classifier-free guidance of the teacher; cd only")
+    x_var_frac: float = Field(0.75, ge=0)
+    huber_epsilon: float = Field(1e-4, gt=0)
+    distance: Literal["pseudo_huber", "squared", "weighted_norm"] = "pseudo_huber"
+
+    def check(self, student_steps: int) -> None:
+        fewest = min(self.teacher_steps.first, self.teacher_steps.last)
+        if student_steps > fewest:
+            raise UserError(
+                f"student_steps is {student_steps}: choose 1 to {fewest}, the smallest number of teacher steps, "
+                "or raise students.common.teacher_steps"
+            )
+        if self.guidance and not self.distills:
+            raise UserError("guidance is the teacher's, and ct has no teacher; set it to 0")
+
+    @property
+    def needs_classes(self) -> bool:
+        return self.guidance > 0
+
+    def make(self, setting: Setting) -> Consistency:
+        return Consistency(
+            schedule=setting.schedule,
+            student_steps=setting.phase.student_steps,
+            teacher_steps=TeacherSteps(**self.teacher_steps.model_dump()),
+            teacher=setting.teacher if self.distills else None,
+            guidance=self.guidance,
+            null_label=setting.null_label,
+            x_var_frac=self.x_var_frac,
+            distance=self.distance,
+            huber_epsilon=self.huber_epsilon,
+            fixed_shapes=setting.fixed_shapes,
+        )
+
+
+class ConsistencyTraining(ConsistencyRecipe):
+    """Multistep consistency training (CT)."""
+
+    title: ClassVar[str] = "consistency training"
+    distills: ClassVar[bool] = False
+
+
+class ConsistencyDistillation(ConsistencyRecipe):
+    """Multistep consistency distillation (CD)."""
+
+    title: ClassVar[str] = "consistency distillation"
+    distills: ClassVar[bool] = True

@@ -219,7 +219,7 @@ def tree_md5(path: str, root: Path = Path()) -> str | None:
 
 def _resolved(values: Mapping[str, Any]) -> dict[str, Any]:
     """All parameters of one student by dotted name, with those that have their default."""
-    from components.train_student.stage import StudentConfig
+    from components.train_student.stage import config_type
 
     own: dict[str, Any] = {}
     for name, value in values.items():
@@ -230,6 +230,7 @@ def _resolved(values: Mapping[str, Any]) -> dict[str, Any]:
         place[last] = value
     identity = {name: own.pop(name, None) for name in ("method", "student_steps")}
     try:
-        return dict(flat({"students": {**StudentConfig.parse(own, "students").resolved(), **identity}}))
+        kind = config_type(str(identity["method"]))
+        return dict(flat({"students": {**kind.parse(own, "students").resolved(), **identity}}))
     except UserError:  # keys of another time
         return dict(values)
