@@ -73,7 +73,7 @@ class Traced:
 @functools.cache
 def trace(step: Step) -> Traced:
     """Trace one step: shapes are real, and neither memory nor time is."""
-    student, teacher = (_denoiser(step, build_on_meta(step.network)) for _ in range(2))
+    student, teacher = (_denoiser(step) for _ in range(2))
     method = consistency_or_diffusion(step.method, step.network, teacher)
     # Times are decided on the host, so these draws are real: evenly spread.
     uniform = torch.arange(step.images, dtype=torch.float64) / step.images
@@ -101,10 +101,10 @@ def trace(step: Step) -> Traced:
     return Traced(at["batch"], at["activations"], at["transient"], at["gradients"])
 
 
-def build_on_meta(network: NetworkConfig) -> nn.Module:
+def build_on_meta(network: NetworkConfig, recompute: bool = False) -> nn.Module:
     """The network without memory: shapes and strides alone."""
     with torch.device("meta"):
-        return build(network)
+        return build(network, recompute)
 
 
 def materialize(module: nn.Module, make: Callable[[Tensor], Tensor]) -> None:
@@ -114,8 +114,8 @@ def materialize(module: nn.Module, make: Callable[[Tensor], Tensor]) -> None:
             setattr(part, name, nn.Parameter(make(parameter)))
 
 
-def _denoiser(step: Step, network: nn.Module) -> Denoiser:
-    network.recompute = step.recompute  # type: ignore[assignment]
+def _denoiser(step: Step) -> Denoiser:
+    network = build_on_meta(step.network, step.recompute)
     if step.bf16 and step.kind == "gpu":
         for part in network.modules():
             if isinstance(part, nn.LayerNorm):
