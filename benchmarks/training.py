@@ -17,7 +17,7 @@ import torch
 from greenlet import greenlet
 
 from components.runner import section
-from components.train_student.stage import student_config
+from components.students import student_config
 from components.train_teacher.stage import TeacherConfig
 from components.training import NetworkConfig, ScheduleConfig, seeded
 from mcm.data.arrays import ImageSet

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mcm.artifacts import atomic_folder, read_config, write_config
 from mcm.config import suggest
@@ -21,6 +21,8 @@ from mcm.tensors import read_tensors, write_tensors
 from mcm.training.loop import Trained
 
 KIND, VERSION = "denoiser", 1
+
+_END = "network.embedding.end."  # parameters that only a network with reads_end has
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,29 @@ def load_denoiser(
 
 def load_weights(denoiser: Denoiser, path: Path) -> None:
     """Copy weights from a safetensors file into a denoiser of the same shape."""
-    tensors = read_tensors(path)
-    wanted: dict[str, Tensor] = dict(denoiser.named_parameters())
+    _fill(dict(denoiser.named_parameters()), read_tensors(path), path)
+
+
+def start_from(denoiser: Denoiser, path: Path) -> None:
+    """Copy a teacher's weights into a student that is to be trained from them.
+
+    A student that reads ends may have a teacher that does not: its embedding of them stays as it is, and, fresh, leaves
+    the student with the teacher's predictions for any end. UserError where anything else is missing or too much.
+    """
+    tensors, wanted = read_tensors(path), dict(denoiser.named_parameters())
+    of_ends = {name for name in {*wanted, *tensors} if name.startswith(_END)}
+    if of_ends and not denoiser.reads_end:
+        raise UserError(
+            f"{path}: this teacher is told where its steps end, and the student's method tells it nothing of that; "
+            "choose a teacher that is not (diffusion, cd, gd, ...), or a method that does (ctm)"
+        )
+    if not of_ends & set(tensors):
+        wanted = {name: value for name, value in wanted.items() if name not in of_ends}
+    _fill(wanted, tensors, path)
+
+
+def _fill(wanted: dict[str, nn.Parameter], tensors: dict[str, Tensor], path: Path) -> None:
+    """Copy tensors into the parameters of their names; UserError unless each has one, of its shape."""
     for name in sorted(set(wanted) | set(tensors)):
         have = tuple(tensors[name].shape) if name in tensors else None
         need = tuple(wanted[name].shape) if name in wanted else None

@@ -17,7 +17,7 @@ from torch import Tensor
 from mcm.config import Config, suggest
 from mcm.data.arrays import quantized
 from mcm.data.stream import generator
-from mcm.denoiser import Predictor, guided
+from mcm.denoiser import Predictor, guided, reads_end
 from mcm.errors import UserError
 from mcm.schedules import CosineSchedule, NoiseLevel, karras_grid, uniform_grid
 from mcm.steps import addim, ddim, ddpm, heun, noise_ddim
@@ -30,7 +30,7 @@ INITIAL, STEP = 3, 4  # streams of a seed, beside DRAWS and ORDER of mcm.data.st
 class StepInputs:
     """What a sampler's step t -> s may use beside z_t and the levels; B images, all at the same level."""
 
-    predict: Callable[[Tensor, NoiseLevel], Tensor]  # x_hat: labels bound, guided, clipped
+    predict: Callable[[Tensor, NoiseLevel], Tensor]  # x_hat: labels and the step's end bound, guided, clipped
     x_var: Callable[[], Tensor]  # posterior variance per dimension at t, float64 [B]
     draw: Callable[[], Tensor]  # this step's standard normal draw, like z_t
     last: bool  # s = 0
@@ -134,15 +134,16 @@ def sample(
     """N steps of `sampler` over `levels` `[N + 1]`, from noise z_1 `[B, ...]` to samples of its shape and dtype.
 
     `labels` int64 `[B]`, or None where unconditional; `x_var` and `draw(step)` (standard normal, like z_1) are needed
-    by the samplers that read them. x_var belongs to the conditional prediction, with guidance too.
+    by the samplers that read them. x_var belongs to the conditional prediction, with guidance too. A predictor that
+    reads ends is told where its step goes: both of Heun's predictions are told s.
     Raises UserError where guidance has no labels or something needed is missing.
     """
     if sampler.guidance and labels is None:
         raise UserError(f"sampler {sampler.row}: guidance needs a model with classes; set guidance to 0")
-    predictor = guided(f, sampler.guidance, null_label)
+    predictor, told = guided(f, sampler.guidance, null_label), reads_end(f)
 
-    def predict(z_t: Tensor, t: NoiseLevel) -> Tensor:
-        x_hat = predictor(z_t, t, labels)
+    def predict(s: NoiseLevel, z_t: Tensor, t: NoiseLevel) -> Tensor:
+        x_hat = predictor(z_t, t, labels, None, s) if told else predictor(z_t, t, labels)
         return x_hat.clamp(-1, 1) if sampler.clip else x_hat
 
     def missing(*_: object) -> Tensor:
@@ -163,7 +164,8 @@ def sample(
     for i in range(steps):
         read = missing if reads is None else functools.partial(reads[i].expand, len(z_1))
         draw_step = missing if draw is None else functools.partial(draw, i)
-        z = row.step(z, at[i], at[i + 1], StepInputs(predict, read, draw_step, last=i == steps - 1))
+        t, s = at[i], at[i + 1]
+        z = row.step(z, t, s, StepInputs(functools.partial(predict, s), read, draw_step, last=i == steps - 1))
         end_step()
     return z
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from components.runner import section
-from components.train_student.stage import student_config
+from components.students import student_config
 from components.train_teacher.stage import TeacherConfig
 from components.training import NetworkConfig
 from mcm.config import suggest

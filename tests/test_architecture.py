@@ -15,7 +15,7 @@ import yaml
 from components.estimate_variance.stage import VarianceConfig
 from components.evaluate.stage import EvaluationConfig
 from components.runner import SECTIONS, read_params, section
-from components.train_student.stage import student_config
+from components.students import student_config
 from components.train_teacher.stage import TeacherConfig
 from components.training import NetworkConfig, ScheduleConfig
 from mcm.data.config import DataConfig

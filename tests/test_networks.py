@@ -1,19 +1,23 @@
 """Networks: the paper's parameter counts (property 8), presets, conditioning, stateless dropout."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
 import torch
 from torch.distributed._tools.mem_tracker import MemTracker
 
-from mcm.denoiser import Denoiser
+from mcm.compiled import compiled
+from mcm.denoiser import Denoiser, reads_end
 from mcm.errors import UserError
+from mcm.model import load_weights, start_from
 from mcm.networks.dropout import Dropout, keep_mask
 from mcm.networks.mlp import MLPConfig
 from mcm.networks.presets import PRESETS, build, from_json, network_config, parameter_count, to_json
 from mcm.networks.uvit import UViTConfig, _pool, _upsample, fourier_features
 from mcm.schedules import cosine
+from mcm.tensors import write_tensors
 
 IMAGENET_PARAMETERS = {
     "imagenet64_small": 394e6,
@@ -295,3 +299,125 @@ def test_unfit_requests_are_user_errors(arguments, message):
 def test_unfit_json_is_a_user_error_that_says_where(change, message):
     with pytest.raises(UserError, match=f"students/config.json: .*{message}"):
         from_json({**to_json(PRESETS["uvit_tiny"]), **change}, "students/config.json")
+
+
+# The end of a step
+
+
+@pytest.fixture
+def told(config):
+    """The same network with an input for where a step ends, all of it away from its initialisation."""
+    torch.manual_seed(0)
+    network = build(replace(config, reads_end=True))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return network
+
+
+def test_prediction_depends_on_the_end_of_its_own_row(config, told):
+    z, logsnr, labels, _ = inputs(config)
+    end = logsnr + 5
+    before = told(z, logsnr, labels, None, end)
+    assert ((told(z, logsnr, labels, None, end + 5) - before).flatten(1).norm(dim=1) > 1e-3).all()
+    end[1] += 5
+    changed = (told(z, logsnr, labels, None, end) != before).flatten(1).any(dim=1)
+    assert torch.equal(changed, torch.arange(4) == 1)
+
+
+def test_no_end_means_a_step_that_ends_where_it_begins(config, told):
+    z, logsnr, labels, seeds = inputs(config)
+    assert torch.equal(told(z, logsnr, labels, seeds), told(z, logsnr, labels, seeds, logsnr))
+
+
+def test_every_parameter_of_a_network_that_reads_ends_receives_a_gradient(config, told):
+    z, logsnr, labels, seeds = inputs(config)
+    told(z, logsnr, labels, seeds).square().sum().backward()
+    assert [name for name, value in told.named_parameters() if not value.grad.abs().sum() > 0] == []
+
+
+def test_a_network_that_reads_no_ends_cannot_be_told_one(config, network):
+    z, logsnr, labels, _ = inputs(config)
+    with pytest.raises(UserError, match="no input for that"):
+        network(z, logsnr, labels, None, logsnr)
+
+
+def test_a_student_that_reads_ends_starts_as_its_teacher_for_any_end(config, network, tmp_path):
+    """Bit for bit, with dropout and in evaluation, at data and at noise."""
+    z, _, labels, seeds = inputs(config)
+    teacher, student = Denoiser(network), Denoiser(build(replace(config, reads_end=True)))
+    write_tensors(tmp_path / "ema.safetensors", dict(teacher.named_parameters()))
+    start_from(student, tmp_path / "ema.safetensors")
+    t = cosine()(torch.tensor([0.1, 0.4, 0.7, 1.0]))
+    for drop in (None, seeds):
+        expected = teacher(z, t, labels, drop)
+        assert torch.equal(student(z, t, labels, drop), expected)
+        for end in (0.0, 0.1, 1.0):
+            assert torch.equal(student(z, t, labels, drop, cosine()(torch.full((4,), end))), expected)
+    student(z, t, labels, None, t).square().sum().backward()
+    name = "network.embedding.end.2.weight"
+    assert dict(student.named_parameters())[name].grad.abs().sum() > 0  # it learns from the first step on
+
+
+def test_weights_that_lack_or_have_anything_else_are_user_errors(config, network, told, tmp_path):
+    path = tmp_path / "ema.safetensors"
+    plain, reads = (Denoiser(build(replace(config, reads_end=end))) for end in (False, True))
+    whole = dict(Denoiser(network).named_parameters())
+    of_ends = dict(Denoiser(told).named_parameters())
+
+    write_tensors(path, of_ends)  # one that reads ends hands all of it on
+    start_from(reads, path)
+    assert all(torch.equal(value, of_ends[name]) for name, value in reads.named_parameters())
+    with pytest.raises(UserError, match="where its steps end"):
+        start_from(plain, path)
+    write_tensors(path, whole)
+    start_from(plain, path)
+    assert all(torch.equal(value, whole[name]) for name, value in plain.named_parameters())
+    with pytest.raises(UserError, match=re.escape("embedding.end.")):  # a student from disk is whole, or none
+        load_weights(reads, path)
+    for lacking in ("network.read.weight", "network.embedding.end.0.bias"):
+        write_tensors(path, {name: value for name, value in of_ends.items() if name != lacking})
+        with pytest.raises(UserError, match=re.escape(lacking)):
+            start_from(reads, path)
+    write_tensors(path, {**whole, "network.more": torch.zeros(1)})
+    with pytest.raises(UserError, match=re.escape("network.more")):
+        start_from(reads, path)
+
+
+def test_json_of_a_shape_that_reads_no_ends_does_not_name_them(config):
+    plain, reads = (to_json(replace(config, reads_end=end)) for end in (False, True))
+    assert "reads_end" not in plain
+    assert reads == {**plain, "reads_end": True}
+    assert list(plain) == [name for name in reads if name != "reads_end"]
+    assert from_json(json.loads(json.dumps(reads)), "config.json").reads_end
+    with pytest.raises(UserError, match="unknown, missing or oddly typed"):
+        from_json({**plain, "reads_end": False}, "config.json")
+
+
+def test_json_of_a_shape_is_what_it_was_before_networks_read_ends():
+    assert json.dumps(to_json(network_config("mlp", image_channels=2))) == (
+        '{"network": "mlp", "dimensions": 2, "width": 128, "blocks": 3, "embedding": 128, "num_classes": 0, '
+        '"dropout": 0.0}'
+    )
+    assert list(to_json(PRESETS["uvit_tiny"])) == [
+        "network", "resolution", "down", "middle", "image_channels", "patch", "embedding", "head_channels",
+        "num_classes",
+    ]  # fmt: skip
+
+
+def test_reading_ends_leaves_the_first_weights_of_the_rest(config):
+    """What it adds to a network is drawn after all before it: `time` and `label` of the embedding keep their draws."""
+    networks = []
+    for end in (False, True):
+        torch.manual_seed(3)
+        networks.append(build(replace(config, reads_end=end)).embedding)
+    for name, value in networks[0].named_parameters():
+        assert torch.equal(value, dict(networks[1].named_parameters())[name])
+
+
+def test_what_reads_ends_is_seen_through_what_wraps_it(config):
+    plain, reads = (Denoiser(build(replace(config, reads_end=end))) for end in (False, True))
+    wrapper = torch.nn.Module()
+    wrapper.module = compiled(reads)
+    assert reads_end(reads) and reads_end(compiled(reads)) and reads_end(wrapper)
+    assert not reads_end(plain) and not reads_end(compiled(plain)) and not reads_end(plain.forward)

@@ -227,6 +227,32 @@ def test_guidance_zero_is_the_conditional_model_and_guidance_moves_away_from_the
     torch.testing.assert_close(guided[:, 0, 0, 0], torch.tensor([-0.6, -0.3, 0.0]))
 
 
+def told_ends(name: str, guidance: float = 0.0) -> list[tuple[float, float]]:
+    """(logsnr at t, logsnr where the step ends) of each evaluation of a predictor that reads ends."""
+    seen = []
+
+    def predict(z_t, t, labels, seeds, end):
+        assert seeds is None and len(end.logsnr) == len(z_t) == len(labels)
+        assert (t.logsnr == t.logsnr[0]).all() and (end.logsnr == end.logsnr[0]).all()
+        seen.append((t.logsnr[0].item(), end.logsnr[0].item()))
+        return 0.1 * z_t
+
+    predict.reads_end = True
+    sampler = SamplerConfig(name=name, steps=3, guidance=guidance)
+    list(generate(predict, sampler, cosine(), 0, 4, SHAPE, 3, 4, x_var=analytic_x_var))
+    return seen
+
+
+@pytest.mark.parametrize("guidance", [0.0, 0.5])
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_predictor_that_reads_ends_is_told_where_each_step_goes(name, guidance):
+    levels = SamplerConfig(steps=3).levels(cosine()).logsnr.tolist()
+    steps = list(itertools.pairwise(levels))
+    if name == "heun":  # its second evaluation is made where the step ends
+        steps = [steps[0], (levels[1], levels[1]), steps[1], (levels[2], levels[2]), steps[2]]
+    assert told_ends(name, guidance) == steps
+
+
 def test_clip_holds_predictions_to_the_range_of_images():
     def wild(z_t, t, labels, seeds=None):
         return torch.full_like(z_t, 5.0)

@@ -7,7 +7,7 @@ from typing import Any
 from components.estimate_variance.stage import VarianceConfig
 from components.evaluate.stage import EvaluationConfig
 from components.runner import SECTIONS, section
-from components.train_student.stage import student_config
+from components.students import student_config
 from components.train_teacher.stage import TeacherConfig
 from components.training import NetworkConfig, ScheduleConfig
 from mcm.config import Config, suggest

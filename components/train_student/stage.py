@@ -1,66 +1,24 @@
 """Stage train_student: dataset and teacher -> one student of `student_steps` steps, by any method of RECIPES."""
 
-import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
-
-from pydantic import create_model
+from typing import Any
 
 from components.lineage.recorder import note_parameters
+from components.students import StudentConfig, student_config
 from components.train_student.phases import Made
-from components.training import Publish, fit
+from components.training import Publish, fit, seeded
 from mcm.artifacts import folder_md5
-from mcm.config import suggest
 from mcm.data.arrays import ImageSet
 from mcm.denoiser import Denoiser
 from mcm.errors import UserError
-from mcm.methods.recipe import Phase, Recipe, Setting
-from mcm.methods.recipes import RECIPES
-from mcm.model import Loaded, load_denoiser, load_weights
+from mcm.methods.recipe import Phase, Setting
+from mcm.model import Loaded, load_denoiser, start_from
 from mcm.networks.presets import build, from_json
 from mcm.networks.uvit import UViTConfig
-from mcm.training.config import TrainingConfig
 from mcm.training.distributed import Processes, processes
 from mcm.training.parallel import parallelize
-
-
-class StudentConfig(Recipe, TrainingConfig):
-    """Section `students`, merged for one student: the optimizer's keys, and those of its method."""
-
-
-@functools.cache
-def config_type(method: str) -> type[StudentConfig]:
-    """The keys that a student by `method` has; UserError where there is no such method."""
-    if method not in RECIPES:
-        raise UserError(f"method '{method}' is unknown; {suggest(method, list(RECIPES))}")
-    made = create_model(f"{RECIPES[method].__name__}Student", __base__=(RECIPES[method], TrainingConfig))
-    return cast(type[StudentConfig], made)
-
-
-def student_config(params: Mapping[str, Any], method: str, student_steps: int) -> StudentConfig:
-    """The parameters of one student: `students.common`, then `students.<method>`, then `students.<method>-<steps>`."""
-    kind = config_type(method)
-    if student_steps < 1:
-        raise UserError(f"student_steps is {student_steps}: choose 1 or more; 1 is a consistency model")
-    students = params.get("students") or {}
-    name = f"{method}-{student_steps}"
-    merged: dict[str, Any] = {}
-    for part in ("common", method, name):
-        values = students.get(part) or {}
-        if not isinstance(values, Mapping):
-            raise UserError(f"parameters, section 'students', '{part}': holds {values!r}, and a mapping is needed")
-        for key, value in values.items():
-            both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-            merged[key] = {**merged[key], **value} if both else value
-    config = kind.parse(merged, f"parameters, section 'students' ({name})")
-    try:
-        config.check(student_steps)
-        config.phases(student_steps, config.iterations)
-    except UserError as error:
-        raise UserError(f"parameters, section 'students' ({name}): {error}") from None
-    return config
 
 
 def train_student(
@@ -130,9 +88,9 @@ def _train(
 ) -> bool:
     """One phase, from `source` to a denoiser in `out`; whether state beside it is needed no more."""
     loaded = load_denoiser(source.folder, source.ema, bf16=config.precision == "bf16")
-    network = _network(loaded, images, source.folder)
-    student = Denoiser(build(network, config.recompute), config.precision == "bf16")
-    load_weights(student, source.folder / f"{loaded.ema}.safetensors")
+    network = replace(_network(loaded, images, source.folder), reads_end=config.reads_end)
+    student = seeded(config.seed, lambda: Denoiser(build(network, config.recompute), config.precision == "bf16"))
+    start_from(student, source.folder / f"{loaded.ema}.safetensors")
     setting = Setting(
         schedule=loaded.schedule,
         phase=phase,

@@ -23,6 +23,7 @@ class MLPConfig:
     embedding: int = 128  # width of the time-plus-class embedding
     num_classes: int = 0  # 0 is unconditional
     dropout: float = 0.0
+    reads_end: bool = False  # whether the embedding takes the level where a step ends
 
     def __post_init__(self) -> None:
         if min(self.dimensions, self.width, self.blocks, self.embedding) < 1:
@@ -52,8 +53,9 @@ class MLP(nn.Module):
     def __init__(self, config: MLPConfig):
         super().__init__()
         self.config = config
+        self.reads_end = config.reads_end
         self.recompute = False
-        self.embedding = Embedding(config.embedding, config.num_classes)
+        self.embedding = Embedding(config.embedding, config.num_classes, config.reads_end)
         self.read = nn.Linear(config.dimensions, config.width)
         self.blocks = nn.ModuleList(MLPBlock(config, layer) for layer in range(config.blocks))
         self.norm = nn.LayerNorm(config.width)
@@ -62,10 +64,15 @@ class MLP(nn.Module):
         nn.init.zeros_(self.write.bias)
 
     def forward(
-        self, z: Tensor, logsnr: Tensor, labels: Tensor | None = None, dropout_seeds: Tensor | None = None
+        self,
+        z: Tensor,
+        logsnr: Tensor,
+        labels: Tensor | None = None,
+        dropout_seeds: Tensor | None = None,
+        end_logsnr: Tensor | None = None,
     ) -> Tensor:
-        """z `[B, D]`, logsnr `[B]` (clipped, finite), labels int64 `[B]` or None, seeds int64 `[B]` or None."""
-        embedding = self.embedding(logsnr, labels)
+        """z `[B, D]`, the rest as the UViT's."""
+        embedding = self.embedding(logsnr, labels, end_logsnr)
         h = self.read(z)
         for block in self.blocks:
             h = run_block(block, h, embedding, dropout_seeds, self.recompute)

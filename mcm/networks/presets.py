@@ -50,6 +50,14 @@ PRESETS: dict[str, NetworkConfig] = {
         middle=Stage("transformer", 128, 3),
         embedding=128,
     ),
+    "uvit_cpu32_lean": UViTConfig(
+        32,
+        patch=2,
+        down=(Stage("resnet", 32, 1),),
+        middle=Stage("transformer", 96, 3),
+        embedding=96,
+        head_channels=48,
+    ),
     "uvit_tiny": UViTConfig(
         16, down=(Stage("resnet", 16, 1),), middle=Stage("transformer", 32, 1), patch=2, embedding=32, head_channels=16
     ),
@@ -118,11 +126,16 @@ def parameter_count(config: NetworkConfig) -> int:
 
 
 def to_json(config: NetworkConfig) -> dict[str, Any]:
-    """A shape as JSON holds it: its fields, and under "network" which network it is of."""
+    """A shape as JSON holds it: its fields, and under "network" which network it is of.
+
+    `reads_end` is there only where it is True.
+    """
     name = "mlp" if isinstance(config, MLPConfig) else "uvit"
     values = asdict(config)
     if isinstance(config, UViTConfig):
         values["down"] = list(values["down"])
+    if not config.reads_end:
+        del values["reads_end"]
     return {"network": name, **values}
 
 

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mcm.errors import UserError
 from mcm.networks.dropout import Dropout
 from mcm.networks.recompute import run_block
 
@@ -40,6 +41,7 @@ class UViTConfig:
     embedding: int = 1024  # width of the time-plus-class embedding
     head_channels: int = 64
     num_classes: int = 0  # 0 is unconditional
+    reads_end: bool = False  # whether the embedding takes the level where a step ends
 
     def __post_init__(self) -> None:
         factor = self.patch * 2 ** len(self.down)
@@ -55,18 +57,43 @@ def fourier_features(logsnr: Tensor, width: int) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
-class Embedding(nn.Module):
-    """logsnr `[B]` and label `[B]` to one vector `[B, width]`. Label `num_classes` is the null class of guidance."""
+def _logsnr_embedding(features: int, width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(features, width), nn.SiLU(), nn.Linear(width, width))
 
-    def __init__(self, width: int, num_classes: int):
+
+def _zero(layer: nn.Module) -> nn.Module:
+    """Zero the parameters, so that what they are part of starts as the identity."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
+class Embedding(nn.Module):
+    """logsnr `[B]` and label `[B]` to one vector `[B, width]`. Label `num_classes` is the null class of guidance.
+
+    With `reads_end` it takes a second logsnr `[B]`, that of the end of a step (Kim et al. 2023). What it says of that
+    starts at 0, so that a network that begins with another's weights begins with the other's predictions.
+    """
+
+    def __init__(self, width: int, num_classes: int, reads_end: bool = False):
         super().__init__()
         self.fourier = min(256, width)
-        self.time = nn.Sequential(nn.Linear(self.fourier, width), nn.SiLU(), nn.Linear(width, width))
+        self.time = _logsnr_embedding(self.fourier, width)
         self.label = nn.Embedding(num_classes + 1, width) if num_classes else None
         self.num_classes = num_classes
+        self.end = _logsnr_embedding(self.fourier, width) if reads_end else None
+        if self.end is not None:
+            _zero(self.end[-1])
 
-    def forward(self, logsnr: Tensor, labels: Tensor | None) -> Tensor:
+    def forward(self, logsnr: Tensor, labels: Tensor | None, end_logsnr: Tensor | None = None) -> Tensor:
         embedding = self.time(fourier_features(logsnr, self.fourier))
+        if self.end is not None:
+            # A step that ends where it begins is the diffusion model's: what is meant where no end is named.
+            embedding = embedding + self.end(
+                fourier_features(logsnr if end_logsnr is None else end_logsnr, self.fourier)
+            )
+        elif end_logsnr is not None:
+            raise UserError("network: told where a step ends, and it has no input for that; set reads_end of its shape")
         if self.label is not None:
             if labels is None:
                 labels = torch.full((len(logsnr),), self.num_classes, device=logsnr.device)
@@ -87,13 +114,6 @@ def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         return F.scaled_dot_product_attention(query, key, value)
     weights = (query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5).softmax(dim=-1)
     return weights.to(value.dtype) @ value
-
-
-def _zero(layer: nn.Module) -> nn.Module:
-    """Zero the parameters, so that the block starts as the identity."""
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
-    return layer
 
 
 class ResNetBlock(nn.Module):
@@ -166,6 +186,7 @@ class UViT(nn.Module):
     def __init__(self, config: UViTConfig):
         super().__init__()
         self.config = config
+        self.reads_end = config.reads_end
         self.recompute = False
         stages = [*config.down, config.middle]
         resolutions = [config.resolution // config.patch // 2**i for i in range(len(stages))]
@@ -180,7 +201,7 @@ class UViT(nn.Module):
             return nn.Parameter(0.02 * torch.randn(resolution, resolution, stage.channels))
 
         patch_channels = config.image_channels * config.patch**2
-        self.embedding = Embedding(config.embedding, config.num_classes)
+        self.embedding = Embedding(config.embedding, config.num_classes, config.reads_end)
         self.read = nn.Linear(patch_channels, stages[0].channels)
         self.down = nn.ModuleList(blocks(stage) for stage in config.down)
         self.middle = blocks(config.middle)
@@ -199,10 +220,18 @@ class UViT(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # convolutions read it so
 
     def forward(
-        self, z: Tensor, logsnr: Tensor, labels: Tensor | None = None, dropout_seeds: Tensor | None = None
+        self,
+        z: Tensor,
+        logsnr: Tensor,
+        labels: Tensor | None = None,
+        dropout_seeds: Tensor | None = None,
+        end_logsnr: Tensor | None = None,
     ) -> Tensor:
-        """z `[B, C, H, W]`, logsnr `[B]` (clipped, finite), labels int64 `[B]` or None, seeds int64 `[B]` or None."""
-        embedding = self.embedding(logsnr, labels)
+        """z `[B, C, H, W]`, logsnr `[B]` (clipped, finite), labels int64 `[B]` or None, seeds int64 `[B]` or None.
+
+        A network that reads ends takes the logsnr `[B]` where the step ends; None is `logsnr` itself.
+        """
+        embedding = self.embedding(logsnr, labels, end_logsnr)
         positions = iter(self.positions)
         h = self.read(_space_to_depth(z, self.config.patch))
         skips: list[list[Tensor]] = []

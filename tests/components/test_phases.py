@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import components.train_student.stage as stage
+import components.students as students
 from components.train_student.phases import Made
 from components.train_student.stage import train_student
 from components.train_teacher.stage import train_teacher
@@ -72,7 +72,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
     global SEEN
     SEEN = Seen()
     monkeypatch.setitem(RECIPES, "halving", Halving)
-    stage.config_type.cache_clear()
+    students.config_type.cache_clear()
     return SEEN
 
 
@@ -173,4 +173,4 @@ def test_phases_outlive_the_machine(
 
 def test_keys_of_another_method_are_unknown() -> None:
     with pytest.raises(UserError, match="method 'cdd' is unknown; did you mean 'cd'"):
-        stage.student_config(params(), "cdd", 1)
+        students.student_config(params(), "cdd", 1)

@@ -10,7 +10,7 @@ import yaml
 
 from components.lineage.record import Record
 from components.lineage.recorder import flat
-from components.train_student.stage import student_config
+from components.students import student_config
 from mcm.artifacts import folder_md5
 from mcm.errors import UserError
 from pipelines.lineage.dvc.code import folder_md5 as md5_of_files

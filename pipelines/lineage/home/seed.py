@@ -219,7 +219,7 @@ def tree_md5(path: str, root: Path = Path()) -> str | None:
 
 def _resolved(values: Mapping[str, Any]) -> dict[str, Any]:
     """All parameters of one student by dotted name, with those that have their default."""
-    from components.train_student.stage import config_type
+    from components.students import config_type
 
     own: dict[str, Any] = {}
     for name, value in values.items():
