@@ -9,9 +9,12 @@ What differs from the paper, beside the discriminator:
   x_hat of a DDIM step from z_t, as in Alg. 1 of multistep consistency: no feature network, and one scale for every s.
 - The target is the student's own weights without gradient, as in CT and CD here (Song & Dhariwal 2023, section 3.2,
   find them better in consistency training); the paper has an EMA of decay 0.999.
-- The weight of denoising score matching is a number; the paper balances gradients of the last layer while training.
+- The weight of denoising score matching is a number; the paper measures the gradients of both terms at the last layer
+  and makes them equally long. Here, beside the pseudo-Huber distance, the mean square is multiplied by sqrt(d): the
+  gradient of the one has length 1 in v-space in any number of dimensions, that of the other falls as 1 / sqrt(d).
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -71,7 +74,7 @@ class Trajectory:
     solver: str = "heun"
     solver_steps: int = 39
     dsm_weight: float = 1.0
-    distance: str = "squared"
+    distance: str = "pseudo_huber"
     huber_epsilon: float = 1e-4
     fixed_shapes: bool = False
 
@@ -120,8 +123,9 @@ class Trajectory:
         ends = NoiseLevel(*(torch.cat(pair) for pair in zip(s, t, strict=True)))
         predicted = student(torch.cat([z_t, z_t]), twice(t), labels, torch.cat([draws.dropout_seeds] * 2), ends)
         x_hat, x_denoised = predicted.chunk(2)
+        balance = 1.0 if self.distance == "squared" else math.sqrt(z_t[0].numel())
         denoising = squared(batch.images - x_denoised, t, self.huber_epsilon)
-        return self._match(z_ref, z_t, x_hat, t, s) + self.dsm_weight * denoising
+        return self._match(z_ref, z_t, x_hat, t, s) + self.dsm_weight * balance * denoising
 
     def _match(self, z_ref: Tensor, z_t: Tensor, x_hat: Tensor, t: NoiseLevel, s: NoiseLevel) -> Tensor:
         return DISTANCES[self.distance](inv_ddim(z_ref, z_t, t, s) - x_hat, t, self.huber_epsilon)
@@ -138,7 +142,7 @@ class Trajectory:
 
 
 class ConsistencyTrajectory(Recipe, Annealed):
-    """Consistency trajectory distillation: keys, with the paper's values for ImageNet 64x64 (its appendix C)."""
+    """Consistency trajectory distillation: keys, with the paper's values for ImageNet 64x64 (its code)."""
 
     title: ClassVar[str] = "consistency trajectory"
     source: ClassVar[str] = "Kim et al. 2023 (arXiv 2310.02279), without the adversarial loss"
@@ -149,7 +153,7 @@ class ConsistencyTrajectory(Recipe, Annealed):
     solver: Literal["heun", "ddim"] = "heun"
     solver_steps: int = Field(39, ge=1, description="steps of the grid that the teacher's solver takes at most")
     dsm_weight: float = Field(1.0, ge=0, description="weight of denoising score matching")
-    distance: Literal["pseudo_huber", "squared", "weighted_norm"] = "squared"
+    distance: Literal["pseudo_huber", "squared"] = "pseudo_huber"
     huber_epsilon: float = Field(1e-4, gt=0)
 
     def check(self, student_steps: int) -> None:

@@ -124,7 +124,8 @@ def exact_teacher(total: int):
 @pytest.mark.parametrize("solver_steps", [1, 4, 16])
 def test_the_exact_flow_has_no_loss_and_another_one_does(solver_steps, batch):
     """The semigroup identity `G(z_t, t, s) = G(G(z_t, t, u), u, s)` of a Gaussian's flow, in closed form."""
-    method = trajectory(16, exact_teacher(16), solver="ddim", solver_steps=solver_steps, dsm_weight=0.0)
+    exact = exact_teacher(16)
+    method = trajectory(16, exact, solver="ddim", solver_steps=solver_steps, dsm_weight=0.0, distance="squared")
     precise = Batch(batch.images.double(), batch.labels)
     draws = replace(make_draws(), eps=make_draws().eps.double())
     assert method.loss(exact_student, precise, draws, 0).max() < 1e-20
@@ -175,7 +176,7 @@ def test_loss_is_the_definition_written_out_image_by_image(solver, batch):
         ratio = s.sigma / t.sigma
         x_diff = (z_s - ratio * z_t) / (s.alpha - t.alpha * ratio) - linear(z_t, t, None, None, s)
         expected = ((x_diff / t.sigma).square().sum() + 0.1**2).sqrt() - 0.1
-        expected = expected + 0.7 * ((x - linear(z_t, t, None, None, t)) / t.sigma).square().mean()
+        expected = expected + 0.7 * math.sqrt(3) * ((x - linear(z_t, t, None, None, t)) / t.sigma).square().mean()
         assert found[i].item() == pytest.approx(expected.item(), rel=1e-4)
 
 
@@ -183,7 +184,9 @@ def test_its_second_term_is_the_diffusion_loss_of_a_step_that_ends_where_it_begi
     draws = make_draws()
     spans = draw_spans(draws, 12, 3)
     same_times = replace(draws, time=spans.t_index / 12)
-    plain, with_term = (trajectory(dsm_weight=weight).loss(linear, batch, draws, 0) for weight in (0.0, 2.0))
+    plain, with_term = (
+        trajectory(dsm_weight=weight, distance="squared").loss(linear, batch, draws, 0) for weight in (0.0, 2.0)
+    )
 
     def diffusion_model(z, t, labels, seeds):
         return linear(z, t, labels, seeds, t)
