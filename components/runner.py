@@ -8,7 +8,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -72,7 +72,7 @@ def _leave(message: str, status: int) -> None:
     sys.exit(status)
 
 
-def read_params(path: Path) -> dict[str, Any]:
+def read_params(path: Path, sections: Sequence[str] = SECTIONS) -> dict[str, Any]:
     """The sections of a parameters file, unparsed; an unknown section is an error that suggests the near one."""
     try:
         params = yaml.safe_load(Path(path).read_text())
@@ -83,8 +83,8 @@ def read_params(path: Path) -> dict[str, Any]:
     if not isinstance(params, dict):
         raise UserError(f"{path}: holds no sections; start from params.yaml or one of presets/")
     for name in params:
-        if name not in SECTIONS:
-            raise UserError(f"{path}: unknown section '{name}'; {suggest(str(name), list(SECTIONS))}")
+        if name not in sections:
+            raise UserError(f"{path}: unknown section '{name}'; {suggest(str(name), list(sections))}")
     return params
 
 

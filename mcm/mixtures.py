@@ -5,13 +5,16 @@ covariance `alpha_t^2 C_k + sigma_t^2 I` and a Gaussian posterior of x; the mixt
 In the eigenbasis of C_k everything is a number per axis. The arithmetic is float64 throughout.
 """
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from mcm.config import suggest
 from mcm.errors import UserError
 from mcm.schedules import NoiseLevel
 
@@ -22,7 +25,7 @@ class _Components(NamedTuple):
     log_joint: Tensor  # [B, K] log w_k N(z; alpha mu_k, alpha^2 C_k + sigma^2 I)
     posterior_mean: Tensor  # [B, K, D] E[x | z, k], in the data's axes
     posterior_variance: Tensor  # [B, K, D] eigenvalues of Var[x | z, k]
-    score: Tensor  # [B, K, D] gradient of log_joint in z, in the data's axes
+    score: Tensor  # [B, K, D] gradient of log_joint in z, in the component's axes
 
     @property
     def responsibilities(self) -> Tensor:
@@ -63,6 +66,16 @@ class GaussianMixture:
             "_axes": axes,
         }.items():
             object.__setattr__(self, name, value)
+
+    @property
+    def dimensions(self) -> int:
+        """D, the number of values of a point."""
+        return self.means.shape[1]
+
+    @property
+    def mean_norm_sq(self) -> float:
+        """E||x||^2 over the data: that of the means and the trace of the covariances."""
+        return float(self.weights @ (self.means.square().sum(dim=1) + self._variances.sum(dim=1)))
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         """Draws of x, float64 `[count, D]`."""
@@ -145,7 +158,7 @@ class GaussianMixture:
         """`v = alpha eps_hat - sigma x_hat` with `eps_hat = -sigma score`, which has no division by sigma. `[B, D]`."""
         alpha, sigma = phi.cos(), phi.sin()
         at = self._components(z, alpha, sigma)
-        slope = alpha[:, None, None] * at.score + at.posterior_mean
+        slope = self._rotate(alpha[:, None, None] * at.score) + at.posterior_mean
         return -sigma[:, None] * (at.responsibilities[..., None] * slope).sum(dim=1)
 
     def _components(self, z_t: Tensor, alpha_t: Tensor, sigma_t: Tensor) -> _Components:
@@ -158,7 +171,7 @@ class GaussianMixture:
             log_joint=self.weights.log() - 0.5 * exponent,
             posterior_mean=self.means + self._rotate(alpha * self._variances / variance * along),
             posterior_variance=self._variances * sigma.square() / variance,
-            score=self._rotate(-along / variance),
+            score=-along / variance,
         )
 
     def _rotate(self, along: Tensor) -> Tensor:
@@ -168,3 +181,56 @@ class GaussianMixture:
     def _spread(self, chosen: Tensor, variance: Tensor, draw: Tensor) -> Tensor:
         """A standard normal draw with the variances of a component's axes, in the data's axes, `[B, D]`."""
         return torch.einsum("bde,be->bd", self._axes[chosen], variance.sqrt() * draw)
+
+
+def _line() -> GaussianMixture:
+    """Figure 1 of the paper: two narrow normals on a line."""
+    return GaussianMixture(torch.tensor([0.5, 0.5]), torch.tensor([[-1.0], [1.0]]), torch.tensor([0.2, 0.2]))
+
+
+def _rings() -> GaussianMixture:
+    """A ring of eight narrow arcs around three small round spots, in the plane: three scales of variance."""
+    parts = [(1.0, 1.4, k / 8, 0.22, 0.05) for k in range(8)] + [
+        (1.2, 0.5, k / 3 + 1 / 12, 0.06, 0.06) for k in range(3)
+    ]
+    weights, radii, turns, along, across = torch.tensor(parts, dtype=torch.float64).unbind(1)
+    outward = torch.stack([(2 * math.pi * turns).cos(), (2 * math.pi * turns).sin()], dim=1)
+    sideways = torch.stack([-outward[:, 1], outward[:, 0]], dim=1)
+    axes = torch.stack([sideways, outward], dim=2)  # [K, D, D], in columns
+    scales = torch.stack([along, across], dim=1)
+    covariances = axes @ torch.diag_embed(scales.square()) @ axes.mT
+    return GaussianMixture(weights, radii[:, None] * outward, covariances)
+
+
+def _pictures(count: int = 6, side: int = 8) -> GaussianMixture:
+    """`count` kinds of pictures of 8 x 8 values, in which most of the variance lies in few directions.
+
+    The variance of a spatial frequency f falls as (1 + f)^-2, as that of photographs does: of means of equal norm, and
+    of random directions around each of them, by a scale of its own.
+    """
+    generator = torch.Generator().manual_seed(side * side)
+    values = side * side
+    position, frequency = torch.arange(side, dtype=torch.float64) + 0.5, torch.arange(side, dtype=torch.float64)
+    cosines = torch.cos(math.pi / side * frequency[:, None] * position) * math.sqrt(2 / side)
+    cosines[0] /= math.sqrt(2)
+    basis = torch.einsum("ux,vy->uvxy", cosines, cosines).flatten(2).flatten(0, 1)  # [D, D], a wave in each row
+    spectrum = (1 + (frequency[:, None].square() + frequency.square()).sqrt()).pow(-2).flatten()
+    waves = (spectrum / spectrum.mean()).sqrt()[:, None] * basis  # white noise times these has variance 1 per value
+    means = torch.randn(count, values, generator=generator, dtype=torch.float64) @ waves
+    means = 0.45 * math.sqrt(values) * means / means.norm(dim=1, keepdim=True)
+    scales = torch.linspace(0.4, 0.7, count, dtype=torch.float64)[:, None, None]
+    roots = torch.randn(count, values, values, generator=generator, dtype=torch.float64) @ waves
+    roots = scales / math.sqrt(values) * roots
+    covariances = roots.mT @ roots + 0.02**2 * torch.eye(values, dtype=torch.float64)
+    return GaussianMixture(torch.linspace(1, 2, count), means, covariances)
+
+
+MIXTURES: dict[str, Callable[[], GaussianMixture]] = {"line-1d": _line, "rings-2d": _rings, "pictures-64d": _pictures}
+
+
+@functools.cache
+def mixture(name: str) -> GaussianMixture:
+    """A row of MIXTURES, about one per value in scale; UserError where there is none of this name."""
+    if name not in MIXTURES:
+        raise UserError(f"mixture '{name}' is unknown; {suggest(name, list(MIXTURES))}")
+    return MIXTURES[name]()

@@ -10,7 +10,7 @@ from mcm.errors import UserError
 from mcm.methods.consistency import Consistency, TeacherSteps
 from mcm.methods.interface import Batch, Draws, uniform_integer
 from mcm.methods.losses import squared
-from mcm.mixtures import GaussianMixture
+from mcm.mixtures import MIXTURES, GaussianMixture, mixture
 from mcm.networks.mlp import MLPConfig
 from mcm.networks.presets import build
 from mcm.schedules import NoiseLevel, cosine, uniform_grid
@@ -318,3 +318,26 @@ def test_property_6_students_of_the_exact_teacher_approach_the_flow_as_their_ste
     print("students", students.tolist(), "exact teacher by DDIM in as many steps", by_ddim.tolist())
     assert (students[1:] < 0.85 * students[:-1]).all(), students
     assert (students < by_ddim / 2).all(), (students, by_ddim)
+
+
+# Named mixtures
+
+
+@pytest.mark.parametrize("name", sorted(MIXTURES))
+def test_named_mixtures_are_of_unit_scale_and_know_their_norm(name: str):
+    points = mixture(name)
+    squares = norm_sq(points.sample(4000, torch.Generator().manual_seed(0)))
+    assert abs(squares.mean().item() - points.mean_norm_sq) < 4.5 * squares.std().item() / 4000**0.5
+    assert 0.4 < points.mean_norm_sq / points.dimensions < 1.2
+    assert points.dimensions == int(name.split("-")[1].removesuffix("d"))
+
+
+def test_pictures_vary_in_few_directions():
+    """Participation ratio of the eigenvalues, which is D for equal ones and 1 for one alone."""
+    variances = torch.linalg.eigvalsh(mixture("pictures-64d").covariances)
+    assert (variances.sum(dim=1).square() / variances.square().sum(dim=1) < 12).all()
+
+
+def test_a_mixture_that_is_not_in_the_table_is_a_user_error():
+    with pytest.raises(UserError, match="did you mean 'rings-2d'"):
+        mixture("rings2d")

@@ -13,7 +13,8 @@ def main(argv: list[str] | None = None) -> None:
         prog="python -m components.train_student", description="Train a few-step student of a teacher."
     )
     parser.add_argument("--params", type=location, default=Path("params.yaml"), help="parameters file")
-    parser.add_argument("--method", required=True, help="cd (distillation), ct (training), or a neighbour: pd, tract, cm, cmd, ict, ect, ctm, gd, diffusion")
+    methods = "cd (distillation), ct (training), or a neighbour: pd, tract, cm, cmd, ict, ect, ctm, gd, diffusion"
+    parser.add_argument("--method", required=True, help=methods)
     parser.add_argument("--student-steps", type=int, required=True, help="network evaluations of the student's sampler")
     parser.add_argument("--dataset", type=location, required=True, help="folder made by prepare_data")
     parser.add_argument("--teacher", type=location, required=True, help="folder made by train_teacher")

@@ -1,0 +1,221 @@
+"""Claims that a study makes, checked from the means with the spread beside: met, not met, or within the spread."""
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from components.report.compare import evaluations
+from mcm.config import Config
+from mcm.errors import UserError
+from pipelines.study.figures import NONE, Figures, at, in_steps
+from pipelines.study.tables import number, spread
+
+SURE = 2.0  # standard errors: a difference below that lies within the spread
+
+Verdict = Literal["met", "not met", "within the spread", "not measured"]
+
+
+class Falls(Config):
+    """`metric` of `series` falls with every step along `over`."""
+
+    series: str
+    metric: str
+    over: Literal["steps", "nfe"] = "steps"
+    at: tuple[int, ...] = Field((), description="values of `over`; none named: all that there are")
+    base: str | None = None
+
+
+class Within(Config):
+    """`left` is at most `factor` times `right`, at the same steps or at `right_at` (the teacher's)."""
+
+    left: str
+    right: str
+    metric: str
+    factor: float = Field(gt=0)
+    at: tuple[int, ...] = Field((), description="steps of left; none named: all that it has")
+    right_at: int | None = None
+    base: str | None = None
+
+
+class Near(Config):
+    """`metric` of `series` is `value` to within `tolerance`."""
+
+    series: str
+    metric: str
+    value: float
+    tolerance: float = Field(ge=0)
+    at: tuple[int, ...] = Field((), description="steps; none named: all that it has")
+    base: str | None = None
+
+
+class CheckConfig(Config):
+    """A claim in words, and one of: `left`, `right`, `metric`, `by`; `falls`; `within`; `near`.
+
+    `left` is `by` (less or greater) than `right` at each of the steps `at`, in `base` or in each. `right_at` are the
+    steps of the right one where they are its own (the teacher's).
+    """
+
+    claim: str = Field(min_length=1)
+    left: str | None = None
+    right: str | None = None
+    metric: str | None = None
+    at: tuple[int, ...] = Field((), description="steps of left; none named: all that both have")
+    right_at: int | None = None
+    base: str | None = None
+    by: Literal["less", "greater"] = "less"
+    falls: Falls | None = None
+    within: Within | None = None
+    near: Near | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> "CheckConfig":
+        compares = any(value is not None for value in (self.left, self.right, self.metric))
+        if compares + sum(kind is not None for kind in (self.falls, self.within, self.near)) != 1:
+            raise ValueError("a check is one of: left, right and metric; falls; within; near")
+        if compares and None in (self.left, self.right, self.metric):
+            raise ValueError("a comparison needs left, right and metric")
+        if not compares and (self.at or self.base or self.right_at is not None or self.by != "less"):
+            raise ValueError("at, base, right_at and by of a check that is no comparison stand in its own section")
+        return self
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a claim: its mean, its standard error (None for one seed), and how it is printed."""
+
+    mean: float | None
+    error: float | None
+    text: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """A claim at one place. `margin` is how far it is from being untrue, negative where it is; None: not measured.
+
+    `error` is the margin's standard error, None where one seed leaves it unknown.
+    """
+
+    place: str
+    left: str
+    relation: str
+    right: str
+    margin: float | None
+    error: float | None
+
+    @property
+    def errors(self) -> str:
+        """The margin over its standard error."""
+        return NONE if self.margin is None or not self.error else number(self.margin / self.error, 2)
+
+    @property
+    def verdict(self) -> Verdict:
+        """By the sign of the margin, where it is SURE standard errors or more, or its error is not known."""
+        if self.margin is None:
+            return "not measured"
+        if self.error and abs(self.margin) < SURE * self.error:
+            return "within the spread"
+        return "met" if self.margin > 0 else "not met"
+
+
+@dataclass(frozen=True)
+class Check:
+    """A claim and its results, one for each place that it speaks of."""
+
+    claim: str
+    metric: str  # its title
+    results: tuple[Result, ...]
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst of its results."""
+        found = {result.verdict for result in self.results}
+        ranked: tuple[Verdict, ...] = ("not met", "not measured", "within the spread")
+        return next((verdict for verdict in ranked if verdict in found), "met" if found else "not measured")
+
+
+def check(config: CheckConfig, found: Figures, where: str) -> Check:
+    """Evaluate a claim. UserError for a series, base or metric that the study has not."""
+    name, named, base = _names(config)
+    found.check_series(named, where)
+    found.check_bases([base] if base else [], where)
+    found.check_metric(name, where)
+    bases = (base,) if base else tuple(b for b in found.bases if all(_steps(found, b, series) for series in named))
+    for steps in (config.falls or config.within or config.near or config).at:
+        along = config.falls.over if config.falls else "steps"
+        if not any(steps in _steps(found, b, named[0], along) for b in bases):
+            raise UserError(f"{where}: '{named[0]}' has no row at {steps} {along}; give the study one, or drop it")
+    results = [result for b in bases for result in _results(config, found, b)]
+    return Check(config.claim, found.title(name, base), tuple(results))
+
+
+def _names(config: CheckConfig) -> tuple[str, list[str], str | None]:
+    """Metric, series and base that a claim speaks of."""
+    part = config.falls or config.within or config.near
+    if isinstance(part, Falls | Near):
+        return part.metric, [part.series], part.base
+    pair: Any = part or config
+    return pair.metric, [pair.left, pair.right], pair.base
+
+
+def _results(config: CheckConfig, found: Figures, base: str) -> Iterator[Result]:
+    place = f"{base}, " if len(found.bases) > 1 else ""
+    if config.falls:
+        falls = config.falls
+        values = sorted(falls.at or _steps(found, base, falls.series, falls.over))
+        named = in_steps if falls.over == "steps" else evaluations
+        for fewer, more in itertools.pairwise(values):
+            left = _side(found, base, falls.series, falls.metric, more, falls.over)
+            right = _side(found, base, falls.series, falls.metric, fewer, falls.over)
+            yield _result(f"{place}{more} against {named(fewer)}", left, "less than", right)
+    elif config.near:
+        near = config.near
+        for steps in near.at or _steps(found, base, near.series):
+            side = _side(found, base, near.series, near.metric, steps)
+            margin = None if side.mean is None else near.tolerance - abs(side.mean - near.value)
+            relation = f"within {near.tolerance:g} of"
+            yield Result(f"{place}{in_steps(steps)}", side.text, relation, f"{near.value:g}", margin, side.error)
+    else:
+        pair: Any = config.within or config
+        shared = _steps(found, base, pair.left)
+        if pair.right_at is None:
+            shared = tuple(steps for steps in shared if steps in _steps(found, base, pair.right))
+        for steps in pair.at or shared:
+            against = steps if pair.right_at is None else pair.right_at
+            left = _side(found, base, pair.left, pair.metric, steps)
+            right = _side(found, base, pair.right, pair.metric, against)
+            where = f"{place}{in_steps(steps) if against == steps else f'{steps} against {in_steps(against)}'}"
+            if config.within:
+                yield _result(where, left, f"at most {config.within.factor:g} ×", right, config.within.factor)
+            elif config.by == "less":
+                yield _result(where, left, "less than", right)
+            else:
+                yield _result(where, left, "greater than", right, sign=-1)
+
+
+def _result(place: str, left: Side, relation: str, right: Side, factor: float = 1.0, sign: int = 1) -> Result:
+    """`left` below `factor` times `right` (above it where `sign` is -1), seeds of both sides being independent."""
+    margin = error = None
+    if left.mean is not None and right.mean is not None:
+        margin = sign * (factor * right.mean - left.mean)
+        if left.error is not None and right.error is not None:
+            error = math.hypot(left.error, factor * right.error)
+    return Result(place, left.text, relation, right.text, margin, error)
+
+
+def _side(found: Figures, base: str, series: str, name: str, value: int, along: str = "steps") -> Side:
+    rows = at(found.summary, {"base": base, "series": series, "metric": name, along: value})
+    rows = rows[rows["n"] > 0]
+    if rows.empty:
+        return Side(None, None, f"{series} {NONE}")
+    row = rows.iloc[0]  # a study has one row of a series and steps
+    error = float(row["std"]) / math.sqrt(row["n"]) if row["n"] > 1 else None
+    return Side(float(row["mean"]), error, f"{series} {spread(row)}")
+
+
+def _steps(found: Figures, base: str, series: str, along: str = "steps") -> tuple[int, ...]:
+    rows = at(found.summary, {"base": base, "series": series})
+    return tuple(sorted(map(int, set(rows[along]))))

@@ -1,0 +1,1 @@
+"""The verbs of `mcm study`, a file each."""

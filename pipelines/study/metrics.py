@@ -1,0 +1,37 @@
+"""What the metrics of a study are called on its page, and which way is better."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Metric:
+    """`aim` is where better lies: `less`, `greater`, near a number, or None where a figure is neither."""
+
+    title: str
+    aim: Literal["less", "greater"] | float | None = "less"
+    of_features: bool = False  # a figure is then comparable only with those of the same extractor
+
+    def loss(self, value: float) -> float:
+        """A number that is less for a better value; only for a metric that has an aim."""
+        if self.aim == "greater":
+            return -value
+        return abs(value - self.aim) if isinstance(self.aim, float) else value
+
+
+METRICS = {
+    "fid": Metric("FID", of_features=True),
+    "kid": Metric("KID", of_features=True),
+    "kid_standard_error": Metric("standard error of KID", None, of_features=True),
+    "precision": Metric("precision", "greater", of_features=True),
+    "recall": Metric("recall", "greater", of_features=True),
+    "flow_rmse": Metric("error to the exact flow (RMSE)"),
+    "w2": Metric("Wasserstein-2 distance to the data"),
+    "norm_ratio": Metric("norm over the exact one", 1.0),
+    "norm_sq": Metric("mean squared norm", None),
+}
+
+
+def metric(name: str) -> Metric:
+    """The metric of this name; one that is not listed is called as it is, and has no aim."""
+    return METRICS.get(name) or Metric(name.replace("_", " "), None)
