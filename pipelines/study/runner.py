@@ -1,13 +1,12 @@
 """The jobs of a study, in the order of what they need, by a pool of processes: as many at once as cores or GPUs."""
 
 import contextlib
-import functools
 import multiprocessing
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -70,7 +69,6 @@ class Run:
     jobs: Mapping[str, Job]
     todo: dict[str, Job]
     store: Store
-    say: Callable[[str], None] = functools.partial(print, flush=True)  # a log shows each line at once
     failed: dict[str, str] = field(default_factory=dict)  # why, by name
     skipped: dict[str, str] = field(default_factory=dict)  # the failed job that it needs, by name
 
@@ -115,7 +113,7 @@ class Run:
         self._done += 1
         if reply.status == "failed":
             self.failed[job.name] = f"{job.kind} {job.label}: {reply.message}"
-            self.say(f"failed: {self.failed[job.name]}")
+            print(f"failed: {self.failed[job.name]}", flush=True)
             for name, other in list(self.todo.items()):
                 if any(needed.name == job.name for needed in other.chain()):
                     del self.todo[name]
@@ -125,7 +123,7 @@ class Run:
         remaining = left(self.todo.values(), self.jobs.values(), self.store)
         about = f", about {spoken(remaining / pool.size)} left" if self.todo and remaining is not None else ""
         if reply.status == "done":
-            self.say(f"[{self._done}/{len(self.jobs)}] {job.kind} {job.label}: {took}{about}")
+            print(f"[{self._done}/{len(self.jobs)}] {job.kind} {job.label}: {took}{about}", flush=True)
 
 
 class _Pool:
