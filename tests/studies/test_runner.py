@@ -75,6 +75,10 @@ def artifacts(work: Path) -> dict[str, tuple[int, int]]:
     return {str(file): (file.stat().st_ino, file.stat().st_mtime_ns) for file in files}
 
 
+def students(work: Path) -> list[Path]:
+    return list(work.glob("store/student-*/"))
+
+
 def group_ends(run: subprocess.Popen[str]) -> bool:
     """Whether no process of the group is left soon; multiprocessing's helper goes a little after its parent."""
     for _ in range(1000):
@@ -93,16 +97,15 @@ def test_interrupted_runs_repeat_nothing_and_come_to_the_figures_of_an_uninterru
     with started(studies, work) as stopped, started(studies, work) as killed:  # both on one store
         until(lambda: checkpoints(work, "teacher"), stopped)
         os.kill(stopped.pid, signal.SIGTERM)
+        until(lambda: checkpoints(work, "cd-1") or students(work), killed)  # where this test is starved it sees it late
+        os.killpg(killed.pid, signal.SIGKILL)
         said = stopped.communicate()[0]
         assert (stopped.returncode, group_ends(stopped)) == (143, True), said
         assert "stopped by SIGTERM; the same command goes on" in said and "Traceback" not in said
-        until(lambda: checkpoints(work, "cd-1"), killed)
-        os.killpg(killed.pid, signal.SIGKILL)
         said += killed.communicate()[0]
     assert [len(re.findall(rf"{kind} tiny: \d+ s", said)) for kind in ("dataset", "reference")] == [1, 1], said
-    kept = artifacts(work)
+    kept, attempts = artifacts(work), 1 if students(work) else 2
     assert {Path(path).parent.name.split("-")[0] for path in kept} >= {"dataset", "teacher"}
-    assert not list(work.glob("store/evaluation-*/"))
 
     with pytest.raises(SystemExit) as left:
         main(words(studies, work))
@@ -110,12 +113,12 @@ def test_interrupted_runs_repeat_nothing_and_come_to_the_figures_of_an_uninterru
     assert left.value.code == 2
     assert "error: student guided 1 steps, seed 0: " in printed.err and "has no classes" in printed.err
     assert "error: 1 jobs that need them were not done" in printed.err
-    assert artifacts(work).items() >= kept.items(), "something that was done was done again"
+    assert artifacts(work).items() > kept.items(), "something that was done was done again"
     assert not list(work.glob("store/.*")), "half-written artifacts were left"
     study = read_study("small", studies)
     planned = plan(study)
     timing = Store(work).measured(planned[0].last.inputs["model"])
-    assert (timing["attempts"], timing["finished"]) == (2, True)
+    assert (timing["attempts"], timing["finished"]) == (attempts, True)
 
     alone = Store(tmp_path / "alone")  # one process, no pool, never interrupted
     threads = torch.get_num_threads()
