@@ -101,8 +101,7 @@ def evaluate(
         _check_fit(model, loaded, train)
         samplers = _samplers(loaded, config)
         table = _x_var_table(samplers, variance)
-        # XLA has neither the resizing of extractors nor eigenvalues, and would compile for each number of images.
-        measured_on = torch.device("cpu") if group.kind.fixed_shapes else group.device
+        measured_on = _measured_on(group)
         extractor = Extractor(config.extractor, measured_on)
         md5, cache = folder_md5(dataset) if group.leads else "", Path(work) / "features"
         features = evaluation.split_features(train.images, extractor, md5, "train", cache, group)
@@ -148,6 +147,27 @@ def evaluate(
                 },
             )
         write_json(timing, durations)
+
+
+def real_features(extractor: str, dataset: Path, out: Path) -> None:
+    """Write the features of the real images to `out`, whose folder `features` is the cache that `evaluate` reads as
+    `work`: for evaluations that run at once, and would each make it. UserError where the images are too few."""
+    with processes() as group, atomic_folder(out) as folder:
+        network, md5 = Extractor(extractor, _measured_on(group)), folder_md5(dataset)
+        features = {
+            split: evaluation.split_features(
+                ImageSet.open(dataset, split).images, network, md5, split, folder / "features"
+            )
+            for split in ("train", "holdout")
+        }
+        evaluation.make_reference(features["train"], md5, "train")
+        counts = {split: len(found) for split, found in features.items()}
+        write_config(folder, "reference", 1, {"extractor": extractor, "counts": counts, "inputs": {"dataset": md5}})
+
+
+def _measured_on(group: Processes) -> torch.device:
+    """XLA has neither the resizing of extractors nor eigenvalues, and would compile for each number of images."""
+    return torch.device("cpu") if group.kind.fixed_shapes else group.device
 
 
 def _samplers(loaded: Loaded, config: EvaluationConfig) -> tuple[SamplerConfig, ...]:

@@ -4,16 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from components.estimate_variance.stage import estimate_variance
-from components.evaluate.stage import evaluate
+from components.evaluate.stage import evaluate, real_features
 from components.exact import stage as exact
 from components.prepare_data.stage import prepare_data
 from components.train_student.stage import train_student
 from components.train_teacher.stage import train_teacher
-from mcm.artifacts import atomic_folder, folder_md5, write_config
-from mcm.data.arrays import ImageSet
-from mcm.evaluation.evaluate import make_reference, split_features
-from mcm.evaluation.extractors import Extractor
-from mcm.training.distributed import processes
 from pipelines.study.jobs import Job
 from pipelines.study.store import Store
 
@@ -31,18 +26,7 @@ def _dataset(job: Job, inputs: Inputs, store: Store) -> None:
 
 
 def _reference(job: Job, inputs: Inputs, store: Store) -> None:
-    """The cache of real features that evaluations read, made once, before many of them would make it at once."""
-    dataset = inputs["dataset"]
-    with processes() as group, atomic_folder(store.folder(job)) as out:
-        extractor = Extractor(job.params["extractor"], "cpu" if group.kind.fixed_shapes else group.device)
-        md5 = folder_md5(dataset)
-        train, holdout = (
-            split_features(ImageSet.open(dataset, split).images, extractor, md5, split, out / "features")
-            for split in ("train", "holdout")
-        )
-        make_reference(train, md5, "train")
-        counts = {"train": len(train), "holdout": len(holdout)}
-        write_config(out, "reference", 1, {**job.params, "counts": counts, "inputs": {"dataset": md5}})
+    real_features(job.params["extractor"], inputs["dataset"], store.folder(job))
 
 
 def _teacher(job: Job, inputs: Inputs, store: Store) -> None:
