@@ -21,7 +21,8 @@ def _outcome(planned: Planned, store: Store) -> Outcome:
     row = planned.row
     jobs = list(dict.fromkeys(planned.last.chain()))
     student = next((job for job in jobs if job.kind == "student"), None)
-    timing = {} if student is None else _timing(student, store)
+    timing = _timing(student or planned.last, store)  # of a sampler's row, its evaluation: which code, on what
+    seconds = timing.pop("training_seconds", None)
     outcome = Outcome(
         study=row.study,
         base=row.base,
@@ -33,7 +34,7 @@ def _outcome(planned: Planned, store: Store) -> Outcome:
         settings=dict(row.settings),
         about={"jobs": [job.name for job in jobs]},
         images=None if student is None else student.images,
-        seconds=timing.pop("training_seconds", None),
+        seconds=None if student is None else seconds,
         measured=timing,
     )
     return _with_figures(outcome, planned.last, store) if store.done(planned.last) else outcome
