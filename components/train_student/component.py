@@ -9,7 +9,7 @@ from components.kubeflow.define import component
 def train_student(  # type: ignore[no-untyped-def]
     dataset: Input[Dataset], teacher: Input[Model], out: Output[Model], student: dict, store: str = ""
 ):
-    """Trains a student of any number of steps from a teacher, by multistep consistency distillation or training."""
+    """Trains a few-step student from a teacher, by multistep consistency distillation, training, or a neighbour."""
     from components.kubeflow.task import run
 
     options = {"method": student["method"], "student_steps": str(int(student["student_steps"]))}
