@@ -64,15 +64,16 @@ class Browser:
     def choose(self, key: str) -> None:
         """Click a node, and wait until the page, which hears of it by its address, shows it."""
         self.node(key).click()
-        self._until(lambda: self.text("#panel h3") == key)
+        self.wait(lambda: self.text("#panel h3") == key)
 
     def press(self, button: Any) -> None:
         """Click a button that stays pressed, or is freed by it, and wait until it is."""
         before = button.get_attribute("aria-pressed")
         button.click()
-        self._until(lambda: button.get_attribute("aria-pressed") != before)
+        self.wait(lambda: button.get_attribute("aria-pressed") != before)
 
-    def _until(self, seen: Callable[[], bool]) -> None:
+    def wait(self, seen: Callable[[], bool]) -> None:
+        """Wait for what follows from a step, since the page hears of a change of its address, or of a toggle, later."""
         from selenium.webdriver.support.wait import WebDriverWait
 
         WebDriverWait(self.driver, 10).until(lambda _: seen())
@@ -93,10 +94,6 @@ class Browser:
             .filter(table => table.caption.textContent === arguments[0])
             .flatMap(table => [...table.tBodies[0].rows].map(row => [...row.cells].map(cell => cell.textContent)))"""
         return list(self.run(found, title))
-
-    def settle(self) -> None:
-        """Let events that the page gave itself (a change of the address, a toggle) be handled."""
-        self.run("return new Promise(done => setTimeout(done, 50))")
 
 
 @pytest.fixture(scope="module")

@@ -91,7 +91,7 @@ def test_the_keyboard_moves_along_edges(browser: Browser) -> None:
         assert (seen[-1], now) in edges or (now, seen[-1]) in edges
         seen.append(str(now))
     browser.keys(enter)
-    assert browser.text("#panel h3") == seen[-1]
+    browser.wait(lambda: browser.text("#panel h3") == seen[-1])
     assert browser.run("return document.activeElement === document.querySelector('#panel h3')")
     browser.keys(escape)
     assert browser.focused() == seen[-1] and browser.text("#panel h3") == "Choose a stage"

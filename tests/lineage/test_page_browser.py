@@ -85,7 +85,7 @@ def test_the_records_are_there_whole(browser: Browser) -> None:
         node = next(node for node in small()["nodes"] if node["key"] == key)
         for summary in browser.all("#panel details.record summary"):
             summary.click()
-        browser.settle()
+        browser.wait(lambda: len(browser.all("#panel details.record pre")) == len(browser.all("#panel details.record")))
         shown = [json.loads(text) for text in browser.texts("#panel details.record pre")]
         assert shown == [record for record in (node["a"], node["b"]) if record]
         parameters = {**(node["a"] or {}).get("parameters", {}), **(node["b"] or {}).get("parameters", {})}
@@ -205,11 +205,9 @@ def test_an_address_names_a_stage(browser: Browser) -> None:
         "#stages tr.chosen"
     ).get_attribute("data-node")
     browser.run("arguments[0].click()", browser.one("#stages a[href='#node:report']"))
-    browser.settle()
-    assert browser.text("#panel h3") == "report"
+    browser.wait(lambda: browser.text("#panel h3") == "report")
     browser.driver.back()
-    browser.settle()
-    assert browser.text("#panel h3") == "evaluate ct-1"
+    browser.wait(lambda: browser.text("#panel h3") == "evaluate ct-1")
     for address in ("#node:none", "#cause:99", "#%E0%A4%A", "#node:"):
         assert browser.open(small(), address).text("#panel h3") == "Choose a stage"
 
@@ -233,8 +231,7 @@ def test_hostile_names_do_nothing(browser: Browser) -> None:
     browser.open(hostile())
     for node in hostile()["nodes"]:
         browser.run("location.hash = link(arguments[0])", node["key"])
-        browser.settle()
-        assert browser.text("#panel h3") == node["key"]
+        browser.wait(lambda key=node["key"]: browser.text("#panel h3") == key)
         for details in browser.all("#panel details summary"):
             details.click()
     browser.keys("/", EVIL)
@@ -276,8 +273,7 @@ def test_a_chosen_stage_comes_into_sight(browser: Browser) -> None:
         return box.top >= frame.top && box.bottom <= Math.min(frame.bottom, innerHeight)"""
     assert browser.run(seen)
     browser.run("location.hash = '#node:prepare_data'")
-    browser.settle()
-    assert browser.run(seen)
+    browser.wait(lambda: browser.text("#panel h3") == "prepare_data" and browser.run(seen))
 
 
 def test_dragging_and_the_wheel_move_the_drawing_and_choose_nothing(browser: Browser) -> None:
@@ -299,7 +295,6 @@ def test_a_narrow_window_has_its_own_drawing(browser: Browser) -> None:
     assert browser.run("return drawing === data.layouts.narrow && scale > 0.8")
     assert browser.run("return document.documentElement.scrollWidth <= innerWidth")
     browser.choose("train_student cd-1")
-    browser.settle()
     # The panel is below the drawing there, and the window goes to it.
     assert -1 < browser.run("return panel.getBoundingClientRect().top") < NARROW[1] / 2
     browser.open(small(), "#node:report")
