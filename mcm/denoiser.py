@@ -54,11 +54,16 @@ class Denoiser(nn.Module):
         return x_from_v(v.float(), z_t, t)
 
 
-def reads_end(f: Predictor) -> bool:
-    """Whether `f` takes where a step ends; a module is asked through what wraps it (torch.compile, processes)."""
+def innermost(f: Predictor) -> Predictor:
+    """`f` out of what wraps it, where it is a module that is wrapped (torch.compile, processes)."""
     while isinstance(inner := getattr(f, "module", None), nn.Module):
         f = inner
-    return bool(getattr(f, "reads_end", False))
+    return f
+
+
+def reads_end(f: Predictor) -> bool:
+    """Whether `f` takes where a step ends."""
+    return bool(getattr(innermost(f), "reads_end", False))
 
 
 def guide(x_cond: Tensor, x_uncond: Tensor, guidance: float) -> Tensor:

@@ -7,15 +7,15 @@ their l2: LPIPS, with which their best models are trained, needs a network of it
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from mcm.denoiser import Predictor
 from mcm.errors import UserError
+from mcm.methods.average import Average
 from mcm.methods.edm import LogNormal, OneStep, Teach, karras_sigmas, pseudo_huber, x_difference
 from mcm.methods.interface import Batch, Draws, uniform_integer
 from mcm.methods.recipe import Setting
@@ -81,35 +81,18 @@ class ConsistencyModel:
 
     levels: Levels
     teach: Teach | None = None
-    target_ema: float | None = None
-    _target_weights: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+    target_ema: Average | None = None
 
     def follow(self, emas: Mapping[str, Mapping[str, Tensor]]) -> None:
-        if self.target_ema is None:
-            return
-        name = f"ema_{self.target_ema:g}"
-        if name not in emas:
-            raise UserError(
-                f"target_ema is {self.target_ema:g}, and emas are {', '.join(emas)}; add {self.target_ema:g} to emas"
-            )
-        self._target_weights.update(emas[name])
-
-    def target(self, student: Predictor) -> Predictor:
-        """f with the weights of the target network."""
-        if self.target_ema is None:
-            return student
-        network = student
-        while isinstance(inside := getattr(network, "module", None), nn.Module):  # of DDP, of the compiler
-            network = inside
-        if hasattr(network, "unshard"):  # FSDP2, whose forward reads no other weights than its own
-            raise UserError("target_ema needs whole weights on a device; set parallel to ddp, or target_ema to null")
-        assert isinstance(network, nn.Module), "an EMA is that of a network"
-        return lambda *inputs: torch.func.functional_call(network, self._target_weights, inputs)
+        """UserError where no EMA has the decay of `target_ema`."""
+        if self.target_ema is not None:
+            self.target_ema.follow(emas)
 
     def loss(self, student: Predictor, batch: Batch, draws: Draws, iteration: int) -> Tensor:
         sigmas = karras_sigmas(self.levels(iteration))
         n = uniform_integer(draws.time, len(sigmas) - 1)
-        x_diff = x_difference(student, batch, draws, sigmas[n + 1], sigmas[n], self.teach, self.target(student))
+        target = student if self.target_ema is None else self.target_ema.of(student)
+        x_diff = x_difference(student, batch, draws, sigmas[n + 1], sigmas[n], self.teach, target)
         return norm_sq(x_diff) / x_diff[0].numel()
 
 
@@ -141,6 +124,14 @@ class ModelRecipe(OneStep):
         None, gt=0, lt=1, description="decay of the target network, one of emas; null: the student itself"
     )
 
+    def check(self, student_steps: int) -> None:
+        super().check(student_steps)
+        if (average := self._average()) is not None:
+            average.check(self.resolved())  # which holds the keys of TrainingConfig too
+
+    def _average(self) -> Average | None:
+        return None if self.target_ema is None else Average("target_ema", self.target_ema)
+
 
 class ConsistencyModelTraining(ModelRecipe):
     """CT. The decay of their target network rises from 0.9 with N(k), here it is one number."""
@@ -157,7 +148,7 @@ class ConsistencyModelTraining(ModelRecipe):
 
     def make(self, setting: Setting) -> ConsistencyModel:
         levels = GrowingLevels(self.s0, self.s1, setting.phase.iterations)
-        return ConsistencyModel(levels, target_ema=self.target_ema)
+        return ConsistencyModel(levels, target_ema=self._average())
 
 
 class ConsistencyModelDistillation(ModelRecipe):
@@ -171,7 +162,7 @@ class ConsistencyModelDistillation(ModelRecipe):
 
     def make(self, setting: Setting) -> ConsistencyModel:
         assert setting.teacher is not None, "distillation has a teacher"
-        return ConsistencyModel(lambda _: self.levels, SolverStep(setting.teacher, self.solver), self.target_ema)
+        return ConsistencyModel(lambda _: self.levels, SolverStep(setting.teacher, self.solver), self._average())
 
 
 class ImprovedTraining(OneStep):

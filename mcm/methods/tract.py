@@ -6,11 +6,11 @@ from itertools import pairwise
 from typing import ClassVar
 
 from pydantic import Field
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Tensor
 
 from mcm.denoiser import Predictor
 from mcm.errors import UserError
+from mcm.methods.average import Average
 from mcm.methods.consistency import Consistency, TeacherSteps, Times
 from mcm.methods.interface import Batch, Draws
 from mcm.methods.recipe import Phase, Recipe, Setting
@@ -25,18 +25,11 @@ class Tract(Consistency):
     is the teacher's step alone, exact. `follow` is called before `loss`.
     """
 
-    momentum: float = 0.5
-    self_teacher: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+    self_teacher: Average = field(default_factory=lambda: Average("momentum", 0.5))
 
     def follow(self, emas: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Keep the tensors of the EMA with decay `momentum`, which training goes on to update in place.
-
-        UserError where there is none.
-        """
-        name = f"ema_{self.momentum:g}"
-        if name not in emas:
-            raise UserError(f"tract's momentum is {self.momentum:g}, and no EMA has that decay; add it to emas")
-        self.self_teacher.update(emas[name])
+        """UserError where no EMA has the self-teacher's decay."""
+        self.self_teacher.follow(emas)
 
     def refer(
         self,
@@ -49,23 +42,12 @@ class Tract(Consistency):
         t_step: NoiseLevel,
     ) -> Tensor:
         """`z_ref = DDIM_{s->t_step}(f_EMA(z_s, s), z_s)`, without graph."""
-        network = _eager(student)
+        network = self.self_teacher.of(student)
 
         def average(z: Tensor, at: NoiseLevel, labels: Tensor | None, seeds: Tensor) -> Tensor:
-            return functional_call(network, self.self_teacher, (z, at, labels))
+            return network(z, at, labels)
 
         return super().refer(average, batch, draws, times, z_s, s, t_step)
-
-
-def _eager(student: Predictor) -> nn.Module:
-    """The module whose parameters the EMAs are named for, out of its wrappers (a compiled one, DDP).
-
-    A compiled program would be compiled anew for tensors that are no parameters, and DDP expects a backward pass.
-    """
-    while isinstance(inner := getattr(student, "module", None), nn.Module):
-        student = inner
-    assert isinstance(student, nn.Module), "the EMA of a student is one of its parameters"
-    return student
 
 
 class TractDistillation(Recipe):
@@ -91,14 +73,10 @@ class TractDistillation(Recipe):
                     f"a phase from {more} to {fewer} steps cuts no segments of 2 or more whole steps; choose "
                     "first_steps and between so that each is a multiple of the next, and the last of student_steps"
                 )
-        # Those of TrainingConfig, which stand beside a recipe's own keys.
-        beside = self.resolved()
-        if self.momentum not in beside.get("emas", [self.momentum]):
-            raise UserError(
-                f"momentum is {self.momentum:g}, the decay of the self-teacher; add it to emas, not as the first"
-            )
-        if beside.get("parallel") == "fsdp":
-            raise UserError("tract asks an EMA of whole weights, and fsdp keeps parts of them; set parallel to ddp")
+        self._self_teacher().check(self.resolved())  # which holds the keys of TrainingConfig too
+
+    def _self_teacher(self) -> Average:
+        return Average("momentum", self.momentum)
 
     def _steps(self, student_steps: int) -> tuple[int, ...]:
         return (self.first_steps, *self.between, student_steps)
@@ -121,5 +99,5 @@ class TractDistillation(Recipe):
             x_var_frac=0.0,  # DDIM
             distance="squared",
             fixed_shapes=setting.fixed_shapes,
-            momentum=self.momentum,
+            self_teacher=self._self_teacher(),
         )

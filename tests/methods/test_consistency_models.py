@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import create_model
 from scipy import stats
 from torch import Tensor, nn
 
 from mcm.denoiser import Denoiser
 from mcm.errors import UserError
 from mcm.methods import edm
+from mcm.methods.average import Average
 from mcm.methods.consistency_models import (
     ConsistencyModel,
     ConsistencyModelDistillation,
@@ -355,7 +357,7 @@ def test_target_network_is_the_named_ema(batch: Batch, wrap: Callable[[nn.Module
     student, other = mlp(0), mlp(1)
     batch, draws = Batch(batch.images.float(), None), replace(make_draws(), eps=make_draws().eps.float())
     shadow = {name: value.detach() for name, value in other.named_parameters()}
-    method = ConsistencyModel(lambda k: 7, target_ema=0.95)
+    method = ConsistencyModel(lambda k: 7, target_ema=Average("target_ema", 0.95))
     assert isinstance(method, FollowsEMAs)
     method.follow({"ema_0.9999": {}, "ema_0.95": shadow})
     sigmas, n = karras_sigmas(7), (draws.time * 6).long()
@@ -399,17 +401,21 @@ def test_a_killed_run_with_a_target_network_ends_with_the_same_bits(tmp_path: Pa
 
 
 def test_target_network_that_is_not_kept_is_an_error() -> None:
-    with pytest.raises(UserError, match=r"target_ema is 0.95, and emas are ema_0.9999; add 0.95 to emas"):
-        ConsistencyModel(lambda k: 7, target_ema=0.95).follow({"ema_0.9999": {}})
+    with pytest.raises(UserError, match=r"target_ema is 0.95, and emas are 0.9999; add 0.95 to emas"):
+        ConsistencyModel(lambda k: 7, target_ema=Average("target_ema", 0.95)).follow({"ema_0.9999": {}})
     ConsistencyModel(lambda k: 7).follow({})
 
 
-def test_target_network_of_a_student_in_parts_is_an_error(batch: Batch) -> None:
-    method = ConsistencyModel(lambda k: 7, target_ema=0.95)
-    student = mlp(0)
-    object.__setattr__(student, "unshard", lambda: None)  # as FSDP2 gives it
-    with pytest.raises(UserError, match="set parallel to ddp"):
-        method.loss(student, batch, make_draws(), 0)
+@pytest.mark.parametrize("recipe", [ConsistencyModelTraining, ConsistencyModelDistillation])
+def test_target_network_that_cannot_be_trained_is_an_error_before_training(recipe: type[edm.OneStep]) -> None:
+    student = create_model("Student", __base__=(recipe, TrainingConfig))
+    values: dict[str, Any] = {"iterations": 10, "batch_size": 2, "learning_rate": 1e-3, "emas": (0.999, 0.95)}
+    student(**values, target_ema=0.95).check(1)
+    student(**values, parallel="fsdp").check(1)
+    with pytest.raises(UserError, match=r"target_ema is 0\.9, and emas are 0\.999, 0\.95; add 0\.9 to emas"):
+        student(**values, target_ema=0.9).check(1)
+    with pytest.raises(UserError, match="target_ema asks for an EMA of whole weights, and fsdp keeps parts"):
+        student(**values, target_ema=0.95, parallel="fsdp").check(1)
 
 
 # Recipes
@@ -436,6 +442,6 @@ def test_recipes_make_what_their_papers_state() -> None:
     assert (trained.levels, trained.teach, trained.target_ema) == (GrowingLevels(2, 150, 800), None, None)
     distilled = ConsistencyModelDistillation(target_ema=0.95).make(setting)
     assert (distilled.levels(5), distilled.teach) == (18, SolverStep(half_teacher, "heun"))
-    assert distilled.target_ema == 0.95
+    assert distilled.target_ema == Average("target_ema", 0.95)
     improved = ImprovedTraining().make(setting)
     assert improved == ImprovedConsistencyTraining(DoublingLevels(10, 1280, 800), LogNormal(), 0.00054)

@@ -166,7 +166,7 @@ def test_the_self_teacher_is_the_ema_as_training_moves_it(how, batch, draws, mon
 
 
 def test_an_ema_that_is_not_kept_is_an_error():
-    with pytest.raises(UserError, match=r"momentum is 0\.9, and no EMA has that decay; add it to emas"):
+    with pytest.raises(UserError, match=r"momentum is 0\.9, and emas are 0\.5; add 0\.9 to emas"):
         tract(2, 8, momentum=0.9).follow({"ema_0.5": {}})
 
 
@@ -208,7 +208,7 @@ def test_what_cannot_be_trained_is_an_error_before_training():
     student = create_model("Student", __base__=(TractDistillation, TrainingConfig))
     values = types.MappingProxyType({"iterations": 10, "batch_size": 2, "learning_rate": 1e-3, "emas": (0.999, 0.5)})
     student(**values).check(1)
-    with pytest.raises(UserError, match=r"momentum is 0\.9, .*; add it to emas"):
+    with pytest.raises(UserError, match=r"momentum is 0\.9, and emas are 0\.999, 0\.5; add 0\.9 to emas, behind"):
         student(**values, momentum=0.9).check(1)
-    with pytest.raises(UserError, match="fsdp keeps parts of them; set parallel to ddp"):
+    with pytest.raises(UserError, match="momentum asks for an EMA of whole weights, and fsdp keeps parts"):
         student(**values, parallel="fsdp").check(1)
