@@ -5,7 +5,6 @@ sampler of the closed-form teacher, makes of fixed noise. Parameters: sections `
 CPU, where an artifact's bytes are a function of parameters and inputs.
 """
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +14,11 @@ import numpy as np
 import torch
 
 from components.exact.config import ExactConfig
+from components.phases import Run, Source, train_phases
 from components.runner import fingerprint, section, work_folder
 from components.students import StudentConfig, student_config
 from components.training import seeded
-from mcm.artifacts import CONFIG, atomic_folder, folder_md5, write_config, write_json
+from mcm.artifacts import atomic_folder, folder_md5, write_config, write_json
 from mcm.denoiser import Denoiser, Predictor
 from mcm.errors import UserError
 from mcm.exact.start import Imitation
@@ -91,37 +91,35 @@ def make_student(params: Params, method: str, student_steps: int, start: Path, o
     """
     config = student_config(params, method, student_steps)
     identity = {**student_identity(params, method, student_steps), "inputs": {"start": folder_md5(start)}}
-    name, points = f"{method}-{student_steps}", _exact(params).mixture
-    phases = config.phases(student_steps, config.iterations)
-    source, ema, teacher = start, config.teacher_ema, mixture(points).posterior_mean
-    begin, before, handed = 0, None, []
-    for number, phase in enumerate(phases, 1):
-        last = number == len(phases)
-        own = identity if last else {**identity, "phase": number}
-        own_name = name if last else f"{name}-phase{number}"
-        made = out if last else work_folder(work, own_name, own) / "made"
-        if last or not (made / CONFIG).is_file():
-            student, network = _student(config, source, ema, points)
-            setting = Setting(SCHEDULE, phase, teacher if config.distills else None, before)
-            training = config.model_copy(update={"iterations": phase.iterations})
-            _fit(own_name, student, network, config.make(setting), training, points, begin, own, made, work)
-        if not last:
-            source, ema, teacher = made, None, load_denoiser(made, bf16=config.precision == "bf16").denoiser
-            begin, before = begin + phase.iterations, phase
-            handed.append(made)
-    for made in handed:
-        shutil.rmtree(made.parent)
+
+    def train(run: Run) -> bool:
+        _train(run, config, _exact(params).mixture, work)
+        return True
+
+    train_phases(f"{method}-{student_steps}", config, student_steps, start, identity, out, work, train)
 
 
-def _student(config: StudentConfig, source: Path, ema: str | None, points: str) -> tuple[Denoiser, MLPConfig]:
+def _train(run: Run, config: StudentConfig, points: str, work: Path) -> None:
+    source = run.source
+    teacher = mixture(points).posterior_mean
+    if source.before is not None:
+        teacher = load_denoiser(source.folder, bf16=config.precision == "bf16").denoiser
+    student, network = _student(config, source, points)
+    setting = Setting(SCHEDULE, run.phase, teacher if config.distills else None, source.before)
+    training = config.model_copy(update={"iterations": run.phase.iterations})
+    method = config.make(setting)
+    _fit(run.name, student, network, method, training, points, source.begin, run.identity, run.out, work)
+
+
+def _student(config: StudentConfig, source: Source, points: str) -> tuple[Denoiser, MLPConfig]:
     """A network with the weights of `source`, whose method may tell it more than the source was told."""
-    loaded = load_denoiser(source, ema)
-    shape = from_json(loaded.config["network"], f"{source}/config.json")
+    loaded = load_denoiser(source.folder, source.ema)
+    shape = from_json(loaded.config["network"], f"{source.folder}/config.json")
     if not isinstance(shape, MLPConfig) or shape.dimensions != mixture(points).dimensions:
-        raise UserError(f"{source}: not a network for points of '{points}'; make a start with these parameters")
+        raise UserError(f"{source.folder}: not a network for points of '{points}'; make a start with these parameters")
     network = replace(shape, reads_end=config.reads_end)
     student = seeded(config.seed, lambda: Denoiser(build(network, config.recompute), config.precision == "bf16"))
-    start_from(student, source / f"{loaded.ema}.safetensors")
+    start_from(student, source.folder / f"{loaded.ema}.safetensors")
     return student, network
 
 

@@ -1,19 +1,19 @@
 """Stage train_student: dataset and teacher -> one student of `student_steps` steps, by any method of RECIPES."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from components.lineage.recorder import note_parameters
+from components.phases import Run, train_phases
 from components.students import StudentConfig, student_config
-from components.train_student.phases import Made
 from components.training import Publish, fit, seeded
 from mcm.artifacts import folder_md5
 from mcm.data.arrays import ImageSet
 from mcm.denoiser import Denoiser
 from mcm.errors import UserError
-from mcm.methods.recipe import Phase, Setting
+from mcm.methods.recipe import Setting
 from mcm.model import Loaded, load_denoiser, start_from
 from mcm.networks.presets import build, from_json
 from mcm.networks.uvit import UViTConfig
@@ -47,72 +47,43 @@ def train_student(
         "training": config.resolved(),
         "inputs": {"dataset": folder_md5(dataset), "teacher": folder_md5(teacher)},
     }
-    name = f"{method}-{student_steps}"
-    *between, last = config.phases(student_steps, config.iterations)
-    handed: list[Made] = []
-    source = _Source(teacher, config.teacher_ema)
     with processes() as group:
-        for number, phase in enumerate(between, 1):
-            own_name, own = f"{name}-phase{number}", {**identity, "phase": number}
-            made = Made.of(work, own_name, own)
-            if not made.ended():
-                _train(own_name, config, phase, source, images, own, made.folder, work, group, made.publish)
-            handed.append(made)
-            source = _Source(made.there(), None, phase, source.begin + phase.iterations)
-        if _train(name, config, last, source, images, identity, out, work, group, publish) and group.leads:
-            for made in handed:
-                made.clear()
+
+        def train(run: Run) -> bool:
+            return _train(run, config, images, work, group)
+
+        train_phases(f"{method}-{student_steps}", config, student_steps, teacher, identity, out, work, train, publish)
 
 
-@dataclass(frozen=True)
-class _Source:
-    """Where a phase starts and whom it asks: the teacher, or what the phase before has made."""
-
-    folder: Path
-    ema: str | None
-    before: Phase | None = None
-    begin: int = 0  # iterations of the phases before
-
-
-def _train(
-    name: str,
-    config: StudentConfig,
-    phase: Phase,
-    source: _Source,
-    images: ImageSet,
-    identity: Mapping[str, Any],
-    out: Path,
-    work: Path | str,
-    group: Processes,
-    publish: Publish | None,
-) -> bool:
-    """One phase, from `source` to a denoiser in `out`; whether state beside it is needed no more."""
+def _train(run: Run, config: StudentConfig, images: ImageSet, work: Path | str, group: Processes) -> bool:
+    """One phase; whether state beside it is needed no more."""
+    source = run.source
     loaded = load_denoiser(source.folder, source.ema, bf16=config.precision == "bf16")
     network = replace(_network(loaded, images, source.folder), reads_end=config.reads_end)
     student = seeded(config.seed, lambda: Denoiser(build(network, config.recompute), config.precision == "bf16"))
     start_from(student, source.folder / f"{loaded.ema}.safetensors")
     setting = Setting(
         schedule=loaded.schedule,
-        phase=phase,
+        phase=run.phase,
         teacher=parallelize(loaded.denoiser, config, group) if config.distills else None,
         before=source.before,
         null_label=loaded.num_classes,
         fixed_shapes=config.compile or group.kind.fixed_shapes,
     )
     return fit(
-        name,
+        run.name,
         student,
         config.make(setting),
         images,
         network,
         loaded.schedule,
-        config.model_copy(update={"iterations": phase.iterations}),
-        identity,
-        phase.student_steps,
-        out,
+        config.model_copy(update={"iterations": run.phase.iterations}),
+        run.identity,
+        run.phase.student_steps,
+        run.out,
         work,
         group,
-        publish,
+        run.publish,
         source.begin,
     )
 

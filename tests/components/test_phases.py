@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import components.students as students
-from components.train_student.phases import Made
+from components.phases import Made
 from components.train_student.stage import train_student
 from components.train_teacher.stage import train_teacher
 from mcm.artifacts import folder_md5
