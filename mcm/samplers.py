@@ -20,7 +20,7 @@ from mcm.data.stream import generator
 from mcm.denoiser import Predictor, guided, reads_end
 from mcm.errors import UserError
 from mcm.schedules import CosineSchedule, NoiseLevel, karras_grid, uniform_grid
-from mcm.steps import addim, ddim, ddpm, heun, noise_ddim
+from mcm.steps import addim, ddim, ddpm, heun, noise, noise_ddim
 from mcm.training.devices import DEVICES
 
 INITIAL, STEP = 3, 4  # streams of a seed, beside DRAWS and ORDER of mcm.data.stream
@@ -30,7 +30,7 @@ INITIAL, STEP = 3, 4  # streams of a seed, beside DRAWS and ORDER of mcm.data.st
 class StepInputs:
     """What a sampler's step t -> s may use beside z_t and the levels; B images, all at the same level."""
 
-    predict: Callable[[Tensor, NoiseLevel], Tensor]  # x_hat: labels and the step's end bound, guided, clipped
+    predict: Callable[[Tensor, NoiseLevel], Tensor]  # x_hat: labels and where it is to lead bound, guided, clipped
     x_var: Callable[[], Tensor]  # posterior variance per dimension at t, float64 [B]
     draw: Callable[[], Tensor]  # this step's standard normal draw, like z_t
     last: bool  # s = 0
@@ -58,13 +58,22 @@ def _heun(z_t: Tensor, t: NoiseLevel, s: NoiseLevel, at: StepInputs) -> Tensor:
     return euler if at.last else heun(x_hat, at.predict(euler, s), z_t, t, s)
 
 
+def _consistency(z_t: Tensor, t: NoiseLevel, s: NoiseLevel, at: StepInputs) -> Tensor:
+    x_hat = at.predict(z_t, t)
+    return x_hat if at.last else noise(x_hat, at.draw(), s)
+
+
 @dataclass(frozen=True)
 class Sampler:
-    """A row of the table: the step, how often N steps evaluate the predictor, and whether x_var is read."""
+    """A row of the table: the step, how often N steps evaluate the predictor, and whether x_var is read.
+
+    A predictor that reads ends is told the step's, or, where every prediction `jumps` to the data, t = 0.
+    """
 
     step: Callable[[Tensor, NoiseLevel, NoiseLevel, StepInputs], Tensor]
     evaluations: Callable[[int], int] = lambda steps: steps
     reads_x_var: bool = False
+    jumps: bool = False
 
 
 SAMPLERS: dict[str, Sampler] = {
@@ -73,6 +82,8 @@ SAMPLERS: dict[str, Sampler] = {
     "ddpm": Sampler(_ddpm),  # ancestral, Eq. 1
     "noise_ddim": Sampler(_noise_ddim, reads_x_var=True),  # App. A.4
     "heun": Sampler(_heun, evaluations=lambda steps: 2 * steps - 1),  # Karras et al. 2022, Alg. 1
+    # Of one-step students: the sample, noised again and again (Song et al. 2023, Alg. 1; gamma = 1 of Kim et al. 2023).
+    "consistency": Sampler(_consistency, jumps=True),
 }
 
 
@@ -102,6 +113,11 @@ class SamplerConfig(Config):
     def needs_table(self) -> bool:
         """Whether a measured x_var is read."""
         return SAMPLERS[self.name].reads_x_var and self.x_var == "table"
+
+    def check_student(self) -> None:
+        """UserError where it is none for students: x_var is measured on teachers."""
+        if SAMPLERS[self.name].reads_x_var:
+            raise UserError(f"sampler {self.name} reads the teacher's x_var; sample students by ddim or consistency")
 
     @property
     def row(self) -> str:
@@ -135,15 +151,15 @@ def sample(
 
     `labels` int64 `[B]`, or None where unconditional; `x_var` and `draw(step)` (standard normal, like z_1) are needed
     by the samplers that read them. x_var belongs to the conditional prediction, with guidance too. A predictor that
-    reads ends is told where its step goes: both of Heun's predictions are told s.
+    reads ends is told where its step goes, as `Sampler` says: both of Heun's predictions are told s.
     Raises UserError where guidance has no labels or something needed is missing.
     """
     if sampler.guidance and labels is None:
         raise UserError(f"sampler {sampler.row}: guidance needs a model with classes; set guidance to 0")
     predictor, told = guided(f, sampler.guidance, null_label), reads_end(f)
 
-    def predict(s: NoiseLevel, z_t: Tensor, t: NoiseLevel) -> Tensor:
-        x_hat = predictor(z_t, t, labels, None, s) if told else predictor(z_t, t, labels)
+    def predict(end: NoiseLevel, z_t: Tensor, t: NoiseLevel) -> Tensor:
+        x_hat = predictor(z_t, t, labels, None, end) if told else predictor(z_t, t, labels)
         return x_hat.clamp(-1, 1) if sampler.clip else x_hat
 
     def missing(*_: object) -> Tensor:
@@ -165,7 +181,8 @@ def sample(
         read = missing if reads is None else functools.partial(reads[i].expand, len(z_1))
         draw_step = missing if draw is None else functools.partial(draw, i)
         t, s = at[i], at[i + 1]
-        z = row.step(z, t, s, StepInputs(functools.partial(predict, s), read, draw_step, last=i == steps - 1))
+        predict_to = functools.partial(predict, at[-1] if row.jumps else s)
+        z = row.step(z, t, s, StepInputs(predict_to, read, draw_step, last=i == steps - 1))
         end_step()
     return z
 

@@ -223,7 +223,7 @@ def test_every_method_makes_a_student_that_can_be_measured(method: str, start: P
         assert "has no classes" in str(error) and method == "gd"
         return
     assert not list((tmp_path / "work").rglob("*.safetensors"))  # checkpoints and phases are gone
-    stage.measure(params, tmp_path / "student", tmp_path / "measured")
+    stage.measure(params, tmp_path / "student", None, tmp_path / "measured")
     made = json.loads((tmp_path / "measured" / "metrics.json").read_text())
     assert (made["row"], made["nfe"]) == ("ddim-1", 1)
     assert set(made["metrics"]) == {"flow_rmse", "w2", "norm_ratio", "norm_sq"}
@@ -291,11 +291,11 @@ def test_the_first_phase_asks_the_formula_and_later_ones_what_the_phase_before_h
 def test_what_is_measured_is_a_function_of_parameters(tmp_path: Path):
     for name in ("one", "two"):
         truth.cache_clear()
-        stage.measure(tiny(), {"name": "ddpm", "steps": 2}, tmp_path / name)
+        stage.measure(tiny(), None, {"name": "ddpm", "steps": 2}, tmp_path / name)
     assert folder_md5(tmp_path / "one") == folder_md5(tmp_path / "two")
     params = tiny()
     params["exact"]["evaluation"]["seed"] = 5
-    stage.measure(params, {"name": "ddpm", "steps": 2}, tmp_path / "other")
+    stage.measure(params, None, {"name": "ddpm", "steps": 2}, tmp_path / "other")
     assert folder_md5(tmp_path / "other") != folder_md5(tmp_path / "one")
 
 
@@ -321,11 +321,11 @@ def test_bad_input_is_one_line(start: Path, tmp_path: Path):
     with pytest.raises(UserError, match="not a network for points of 'pictures-64d'"):
         stage.make_student(with_mixture(PICTURES), "cd", 1, start, tmp_path / "out", tmp_path / "work")
     with pytest.raises(UserError, match="name a student"):
-        stage.measure(tiny(), start, tmp_path / "out")
+        stage.measure(tiny(), start, None, tmp_path / "out")
     with pytest.raises(UserError, match="did you mean 'addim'"):
-        stage.measure(tiny(), {"name": "adim", "steps": 4}, tmp_path / "out")
+        stage.measure(tiny(), None, {"name": "adim", "steps": 4}, tmp_path / "out")
     with pytest.raises(UserError, match="clip"):
-        stage.measure(tiny(), {"name": "ddim", "steps": 4, "clip": True}, tmp_path / "out")
+        stage.measure(tiny(), None, {"name": "ddim", "steps": 4, "clip": True}, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -338,7 +338,7 @@ def test_the_program_does_what_the_functions_do(tmp_path: Path):
     main([*student, *here, str(tmp_path / "cd-2"), "--work", str(tmp_path / "work")])
     main(["measure", "--student", str(tmp_path / "cd-2"), *here, str(tmp_path / "measured")])
     main(["measure", "--sampler", "addim", "--steps", "2", *here, str(tmp_path / "sampler")])
-    stage.measure(tiny(), tmp_path / "cd-2", tmp_path / "again")
+    stage.measure(tiny(), tmp_path / "cd-2", None, tmp_path / "again")
     assert folder_md5(tmp_path / "measured") == folder_md5(tmp_path / "again")
 
 
@@ -355,15 +355,15 @@ def test_students_of_the_exact_teacher_beat_what_they_start_from_at_their_steps(
     params["students"]["cd"] = {**steps, "x_var_frac": 0.0, "distance": "squared"}
     stage.make_start(params, tmp_path / "start", tmp_path / "work")
 
-    def error(what: Path | dict[str, Any], name: str) -> float:
-        stage.measure(params, what, tmp_path / name)
+    def error(student: Path | None, sampler: dict[str, Any] | None, name: str) -> float:
+        stage.measure(params, student, sampler, tmp_path / name)
         return json.loads((tmp_path / name / "metrics.json").read_text())["metrics"]["flow_rmse"]
 
     errors = []
     for count in (1, 2, 4):
         student = tmp_path / f"cd-{count}"
         stage.make_student(params, "cd", count, tmp_path / "start", student, tmp_path / "work")
-        errors.append(error(student, f"measured-{count}"))
-        assert errors[-1] < error({"name": "ddim", "steps": count}, f"ddim-{count}") / 2
+        errors.append(error(student, None, f"measured-{count}"))
+        assert errors[-1] < error(None, {"name": "ddim", "steps": count}, f"ddim-{count}") / 2
     # So short a training does not order 1 and 2 steps; tests/test_mixture.py trains until it does (property 6).
     assert errors[-1] < min(errors[:-1]), errors

@@ -208,6 +208,49 @@ def test_addim_reads_x_var_at_t_and_without_it_is_ddim():
     assert float((inflated - MEAN).norm()) > 1.02 * float((plain - MEAN).norm())
 
 
+def flow_to_data(z_t: Tensor, t: NoiseLevel, labels: Tensor | None = None, seeds: Tensor | None = None) -> Tensor:
+    """The exact consistency function for x ~ N(MEAN, STD^2): where the probability flow from z_t at t ends."""
+    std = (t.alpha.square() * STD**2 + t.sigma.square()).sqrt()
+    return MEAN + per_image(STD / std, z_t) * (z_t - per_image(t.alpha * MEAN, z_t))
+
+
+def test_consistency_sampling_is_written_out_and_with_one_step_is_ddim():
+    """Algorithm 1 of Song et al. 2023, with levels that preserve variance."""
+    z_1 = initial_noise(0, range(4), SHAPE)
+    draws = [step_noise(0, range(4), i, SHAPE) for i in range(3)]
+    sampler = SamplerConfig(name="consistency", steps=3, clip=False)
+    levels = sampler.levels(cosine())
+    found = sample(gaussian_mean, z_1, levels, sampler, draw=draws.__getitem__)
+    x = gaussian_mean(z_1, levels.at(torch.zeros(4, dtype=torch.int64)))
+    for i in (1, 2):
+        noised = float(levels.alpha[i]) * x + float(levels.sigma[i]) * draws[i - 1]
+        x = gaussian_mean(noised, levels.at(torch.full((4,), i)))
+    torch.testing.assert_close(found, x, atol=1e-6, rtol=1e-5)
+    one, ddim = (SamplerConfig(name=name, steps=1, clip=False) for name in ("consistency", "ddim"))
+    levels = one.levels(cosine())
+    torch.testing.assert_close(sample(gaussian_mean, z_1, levels, one), sample(gaussian_mean, z_1, levels, ddim))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_consistency_sampling_of_an_exact_consistency_model_has_the_datas_law(steps):
+    sampler = SamplerConfig(name="consistency", steps=steps, clip=False)
+    many = (64, 64)
+    x = sample(
+        flow_to_data,
+        initial_noise(0, range(50), many),
+        sampler.levels(cosine()),
+        sampler,
+        draw=lambda i: step_noise(0, range(50), i, many),
+    )
+    assert float(x.mean()) == pytest.approx(MEAN, abs=0.004) and float(x.std()) == pytest.approx(STD, abs=0.004)
+
+
+def test_samplers_that_read_x_var_are_not_for_students():
+    SamplerConfig(name="consistency", steps=2).check_student()
+    with pytest.raises(UserError, match="addim reads the teacher's x_var; sample students by ddim or consistency"):
+        SamplerConfig(name="addim", steps=2).check_student()
+
+
 def test_guidance_zero_is_the_conditional_model_and_guidance_moves_away_from_the_null_label():
     seen = []
 
@@ -250,6 +293,8 @@ def test_a_predictor_that_reads_ends_is_told_where_each_step_goes(name, guidance
     steps = list(itertools.pairwise(levels))
     if name == "heun":  # its second evaluation is made where the step ends
         steps = [steps[0], (levels[1], levels[1]), steps[1], (levels[2], levels[2]), steps[2]]
+    if name == "consistency":  # each prediction goes to the data
+        steps = [(start, levels[-1]) for start in levels[:-1]]
     assert told_ends(name, guidance) == steps
 
 

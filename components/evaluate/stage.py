@@ -88,18 +88,20 @@ def evaluate(
     variance: Path | None = None,
     name: str = "",
     work: Path = Path("work"),
+    sampler: SamplerConfig | None = None,
 ) -> None:
     """Evaluate `model` against the training split of `dataset`: figures and pictures to `out`, durations to `timing`.
 
     `params` is the whole of `params.yaml`; the section evaluation is read. A teacher is sampled with each of
-    `teacher_samplers`, a student with DDIM at its own steps. `name` stands in config.json and on the progress bar.
+    `teacher_samplers`, a student with DDIM at its own steps, and either with `sampler` alone where that is given.
+    `name` stands in config.json and on the progress bar.
     """
     config = section(params, "evaluation", EvaluationConfig)
     train, holdout = ImageSet.open(dataset, "train"), ImageSet.open(dataset, "holdout")
     with processes() as group:
         loaded = load_denoiser(model, config.ema, group.device, config.precision == "bf16")
         _check_fit(model, loaded, train)
-        samplers = _samplers(loaded, config)
+        samplers = _samplers(loaded, config, sampler)
         table = _x_var_table(samplers, variance)
         measured_on = _measured_on(group)
         extractor = Extractor(config.extractor, measured_on)
@@ -170,12 +172,16 @@ def _measured_on(group: Processes) -> torch.device:
     return torch.device("cpu") if group.kind.fixed_shapes else group.device
 
 
-def _samplers(loaded: Loaded, config: EvaluationConfig) -> tuple[SamplerConfig, ...]:
-    """The teacher's samplers, or the student's only one: plain DDIM over its own steps (Alg. 2).
+def _samplers(loaded: Loaded, config: EvaluationConfig, only: SamplerConfig | None) -> tuple[SamplerConfig, ...]:
+    """The teacher's samplers, or the student's only one: plain DDIM over its own steps (Alg. 2). Or `only`.
 
     A student's x_hat stands for where its step lands and may lie outside the range of pixels, so it is not clipped.
     """
     steps = loaded.config["student_steps"]
+    if only is not None:
+        if steps is not None:
+            only.check_student()
+        return (only,)
     return config.teacher_samplers if steps is None else (SamplerConfig(name="ddim", steps=steps, clip=False),)
 
 

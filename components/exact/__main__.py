@@ -23,9 +23,10 @@ def main(argv: list[str] | None = None) -> None:
     for verb in (start, student):
         verb.add_argument("--work", type=Path, default=Path("work"), help="folder for checkpoints")
     measure = verbs.add_parser("measure", help="compare samples with the truth")
-    what = measure.add_mutually_exclusive_group(required=True)
-    what.add_argument("--student", type=Path, help="folder made by student")
-    what.add_argument("--sampler", help="of the exact teacher: ddim, addim, ddpm, noise_ddim or heun")
+    measure.add_argument("--student", type=Path, help="folder made by student (default: the exact teacher)")
+    measure.add_argument(
+        "--sampler", help="ddim, addim, ddpm, noise_ddim, heun or consistency (default: of a student DDIM at its steps)"
+    )
     measure.add_argument("--steps", type=int, default=64, help="of --sampler")
     measure.add_argument("--x-var", default="table", help="of --sampler: table (measured), analytic or exact")
     for verb in (start, student, measure):
@@ -40,8 +41,10 @@ def main(argv: list[str] | None = None) -> None:
     elif args.verb == "student":
         stage.make_student(params, args.method, args.student_steps, args.start, args.out, args.work)
     else:
-        sampler = {"name": args.sampler, "steps": args.steps, "x_var": args.x_var}
-        stage.measure(params, args.student or sampler, args.out)
+        if not (args.student or args.sampler):
+            parser.error("measure: give --student, --sampler or both")
+        sampler = {"name": args.sampler, "steps": args.steps, "x_var": args.x_var} if args.sampler else None
+        stage.measure(params, args.student, sampler, args.out)
 
 
 if __name__ == "__main__":

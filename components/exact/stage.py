@@ -5,6 +5,7 @@ sampler of the closed-form teacher, makes of fixed noise. Parameters: sections `
 CPU, where an artifact's bytes are a function of parameters and inputs.
 """
 
+import functools
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from mcm.denoiser import Denoiser, Predictor
 from mcm.errors import UserError
 from mcm.exact.start import Imitation
 from mcm.exact.stream import MixtureStream
-from mcm.exact.teacher import MixtureSampler, sample_teacher, trajectories, x_var_table
+from mcm.exact.teacher import MixtureSampler, sample_teacher, step_noise, trajectories, x_var_table
 from mcm.exact.truth import SCHEDULE, truth
 from mcm.methods.interface import Method
 from mcm.methods.recipe import Setting
@@ -144,10 +145,11 @@ def _fit(
     checkpoints.clear()
 
 
-def measure(params: Params, what: Path | Mapping[str, Any], out: Path) -> None:
-    """Sample `what` (the folder of a student, or a sampler of the closed-form teacher, a mapping such as
-    `{name: addim, steps: 8, x_var: exact}`) from the noise of `exact.evaluation.seed`, and write the artifact `exact`.
+def measure(params: Params, student: Path | None, sampler: Mapping[str, Any] | None, out: Path) -> None:
+    """Sample a student, or where it is None the closed-form teacher, from the noise of `exact.evaluation.seed`, and
+    write the artifact `exact`.
 
+    `sampler` is a mapping such as `{name: addim, steps: 8, x_var: exact}`; None is DDIM at the student's own steps.
     `metrics.json` holds `row`, `nfe`, `metrics` (see `Truth.metrics`) and `about`, what these are to be read by;
     `points.npy` the first samples, float32 `[N, D]`. In 1 and 2 dimensions a student and the sampler DDIM leave their
     ways too: `times.npy` `[P]` and `trajectories.npy`, float32 `[P, N, D]`.
@@ -155,42 +157,52 @@ def measure(params: Params, what: Path | Mapping[str, Any], out: Path) -> None:
     exact = _exact(params)
     counts, points = exact.evaluation, mixture(exact.mixture)
     known = truth(exact.mixture, counts.seed, counts.samples, counts.flow_steps)
-    identity: dict[str, Any] = measure_identity(params, None if isinstance(what, Path) else what)
+    identity: dict[str, Any] = measure_identity(params, sampler)
+    named = None if sampler is None else MixtureSampler.parse(sampler, "sampler")
     predictor: Predictor = points.posterior_mean
-    if isinstance(what, Path):
-        loaded = load_denoiser(what)
-        if loaded.shape != (points.dimensions,):
-            raise UserError(f"{what}: this student is not of '{exact.mixture}'; name one that is")
-        predictor = loaded.denoiser
-        steps = loaded.config.get("student_steps")
-        if steps is None:
-            raise UserError(f"{what}: this is a start and has no steps of its own; name a student")
-        sampler = SamplerConfig(name="ddim", steps=steps, clip=False)
-        identity |= {"inputs": {"student": folder_md5(what)}}
+    if student is not None:
+        predictor, chosen = _of_student(student, named, exact.mixture)
+        identity |= {"inputs": {"student": folder_md5(student)}}
         with torch.no_grad():
-            z_0 = sample(predictor, known.z_1, sampler.levels(SCHEDULE), sampler)
-    else:
-        sampler = MixtureSampler.parse(what, "sampler")
+            draw = functools.partial(step_noise, known.z_1, counts.seed)
+            z_0 = sample(predictor, known.z_1, chosen.levels(SCHEDULE), chosen, draw=draw)
+    elif named is not None:
+        chosen = named
         z_0 = sample_teacher(
             points,
-            sampler,
+            named,
             known.z_1,
             counts.seed,
             lambda: x_var_table(exact.mixture, counts.seed, counts.x_var_frac, counts.x_var_points),
         )
+    else:
+        raise UserError("measure: neither a student nor a sampler of the teacher; name one of them")
     made = {
-        "row": sampler.row,
-        "nfe": sampler.nfe,
+        "row": chosen.row,
+        "nfe": chosen.nfe,
         "metrics": known.metrics(z_0),
         "about": {"mixture": exact.mixture, "dimensions": points.dimensions, **known.about},
     }
     with atomic_folder(out) as folder:
         write_json(folder / "metrics.json", made)
         np.save(folder / "points.npy", z_0[: counts.points].float().numpy())
-        if points.dimensions <= 2 and counts.trajectories and sampler.name == "ddim" and sampler.grid == "uniform":
-            inside = max(1, ARC // sampler.steps)
+        if points.dimensions <= 2 and counts.trajectories and chosen.name == "ddim" and chosen.grid == "uniform":
+            inside = max(1, ARC // chosen.steps)
             with torch.no_grad():
-                times, ways = trajectories(predictor, sampler.steps, known.shown(counts.trajectories), inside)
+                times, ways = trajectories(predictor, chosen.steps, known.shown(counts.trajectories), inside)
             np.save(folder / "times.npy", times)
             np.save(folder / "trajectories.npy", ways)
         write_config(folder, "exact", 1, identity)
+
+
+def _of_student(student: Path, sampler: MixtureSampler | None, name: str) -> tuple[Denoiser, SamplerConfig]:
+    """A student, and its sampler: where none is named, DDIM at its own steps (Alg. 2)."""
+    loaded = load_denoiser(student)
+    if loaded.shape != (mixture(name).dimensions,):
+        raise UserError(f"{student}: this student is not of '{name}'; name one that is")
+    steps = loaded.config.get("student_steps")
+    if steps is None:
+        raise UserError(f"{student}: this is a start and has no steps of its own; name a student")
+    if sampler is not None:
+        sampler.check_student()
+    return loaded.denoiser, sampler or SamplerConfig(name="ddim", steps=steps, clip=False)

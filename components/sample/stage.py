@@ -78,7 +78,8 @@ def _counted(batches: Iterator[Tensor], count: int) -> Iterator[Tensor]:
 
 def _remark(loaded: Loaded, sampler: SamplerConfig) -> str:
     trained = loaded.config.get("student_steps")
-    if trained and (sampler.name, sampler.steps) != ("ddim", trained):
+    own = (sampler.name, sampler.steps) == ("ddim", trained) or (sampler.name == "consistency" and trained == 1)
+    if trained and not own:
         return f" (note: this student was trained for ddim with {trained} steps)"
     return ""
 

@@ -50,12 +50,17 @@ def x_var_table(name: str, seed: int, x_var_frac: float, count: int, times: int 
     return measure_x_var(points.posterior_mean, SCHEDULE, np.arange(1, times + 1) / times, batches, x_var_frac)
 
 
+def step_noise(z_1: Tensor, seed: int, step: int) -> Tensor:
+    """The standard normal draw of a sampler's step, like z_1 `[N, D]`: a function of (seed, step) alone."""
+    return torch.randn(z_1.shape, generator=keyed(seed, STEP, step), dtype=torch.float64).to(z_1)
+
+
 def sample_teacher(
     points: GaussianMixture, sampler: MixtureSampler, z_1: Tensor, seed: int, table: Callable[[], XVar]
 ) -> Tensor:
     """Samples of the closed-form teacher from z_1 `[N, D]`, float64. `table()` is asked where a measured x_var is read.
 
-    Noise of the samplers that draw it is keyed by (seed, step).
+    Samplers that draw noise have that of `step_noise`.
     """
     row, levels = SAMPLERS[sampler.name], sampler.levels(SCHEDULE)
     at = [NoiseLevel(*(value[i].expand(len(z_1)) for value in levels)) for i in range(sampler.steps + 1)]
@@ -64,15 +69,12 @@ def sample_teacher(
     def x_var(z_t: Tensor, t: NoiseLevel) -> Tensor:
         return points.posterior_variance(z_t, t) / points.dimensions if sampler.x_var == "exact" else by_level(t)
 
-    def draw(step: int) -> Tensor:
-        return torch.randn(z_1.shape, generator=keyed(seed, STEP, step), dtype=torch.float64)
-
     z = z_1.double()
     for i in range(sampler.steps):
         inputs = StepInputs(
             predict=points.posterior_mean,
             x_var=functools.partial(x_var, z, at[i]),
-            draw=functools.partial(draw, i),
+            draw=functools.partial(step_noise, z, seed, i),
             last=i == sampler.steps - 1,
         )
         z = row.step(z, at[i], at[i + 1], inputs)

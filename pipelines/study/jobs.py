@@ -23,6 +23,7 @@ from mcm.artifacts import file_md5, folder_md5
 from mcm.config import suggest
 from mcm.data.config import DataConfig
 from mcm.errors import UserError
+from mcm.exact.teacher import MixtureSampler
 from mcm.networks.presets import network_config, to_json
 from mcm.samplers import SAMPLERS, SamplerConfig
 from pipelines.study.rows import COMMON, STUDENTS, Row, resolve
@@ -110,8 +111,8 @@ def missing(planned: list[Planned], done: Callable[[Job], bool]) -> dict[str, Jo
 
 
 def _nfe(row: Row) -> int:
-    if row.sampler is not None and row.method in SAMPLERS:
-        return SAMPLERS[row.method].evaluations(row.steps)
+    if row.sampler is not None and (sampler := SAMPLERS.get(row.sampler["name"])):
+        return sampler.evaluations(row.steps)
     return row.steps
 
 
@@ -151,21 +152,26 @@ def _images(study: Study, row: Row) -> Job:
         "dataset": dataset,
         "reference": Job("reference", row.base, extractor, {"dataset": dataset}),
     }
-    default = EvaluationConfig.model_fields["teacher_samplers"].default
-    if row.sampler is None:
-        inputs["model"] = _student(row, dataset, teacher)
-        samplers, name, nfe = default, f"{row.method}-{row.steps}", row.steps
-    else:
-        sampler = SamplerConfig.parse(row.sampler, "sampler")
-        inputs["model"] = teacher
+    sampler = None if row.sampler is None else SamplerConfig.parse(row.sampler, "sampler")
+    arguments: dict[str, Any] = {
+        "name": "teacher" if row.student_steps is None else f"{row.method}-{row.student_steps}"
+    }
+    samplers = EvaluationConfig.model_fields["teacher_samplers"].default
+    if row.student_steps is not None:
+        inputs["model"] = _student(row, row.student_steps, dataset, teacher)
+        if sampler is not None:
+            sampler.check_student()
+            arguments["sampler"] = sampler.resolved()
+    elif sampler is not None:
+        inputs["model"], samplers = teacher, (sampler,)
         if sampler.needs_table:
             variance = {"variance": section(row.params, "variance", VarianceConfig).resolved()}
             needs = {"dataset": dataset, "teacher": teacher}
             inputs["variance"] = Job("variance", row.base, variance, needs)
-        samplers, name, nfe = (sampler,), "teacher", sampler.nfe
+    nfe = row.steps if sampler is None else sampler.nfe
     params = {"evaluation": config.model_copy(update={"teacher_samplers": samplers}).resolved()}
     units = config.samples * (nfe + EXTRACTION)
-    return Job("evaluation", row.label, params, inputs, {"name": name}, units=units)
+    return Job("evaluation", row.label, params, inputs, arguments, units=units)
 
 
 EXTRACTION = 8  # evaluations of a small network that one image's features are worth
@@ -182,19 +188,17 @@ def _teacher(row: Row, data: DataConfig, dataset: Job) -> Job:
     return Job("teacher", row.base, params, {"dataset": dataset}, identity=identity, images=seen, units=seen)
 
 
-def _student(row: Row, dataset: Job, teacher: Job) -> Job:
-    config = student_config(row.params, row.method, row.steps)
+def _student(row: Row, steps: int, dataset: Job, teacher: Job) -> Job:
+    config = student_config(row.params, row.method, steps)
     if config.seed != row.seed:
-        raise UserError(
-            f"students: a section of {row.method}-{row.steps} has a seed, and seeds are the study's; drop it"
-        )
+        raise UserError(f"students: a section of {row.method}-{steps} has a seed, and seeds are the study's; drop it")
     seen = config.iterations * config.batch_size
     return Job(
         "student",
         row.label,
         {STUDENTS: {COMMON: config.resolved()}},
         {"dataset": dataset, "teacher": teacher},
-        {"method": row.method, "student_steps": row.steps},
+        {"method": row.method, "student_steps": steps},
         images=seen,
         units=seen,
     )
@@ -221,22 +225,23 @@ def _hash(path: str) -> str:
 
 
 def _mixture(study: Study, row: Row) -> Job:
+    steps, measured = row.student_steps, exact.measure_identity(row.params, row.sampler)
+    sampler = {} if row.sampler is None else {"sampler": dict(row.sampler)}
+    if steps is None:
+        return Job("exact", row.label, row.params, {}, sampler, measured)
     if row.sampler is not None:
-        identity = exact.measure_identity(row.params, row.sampler)
-        return Job("exact", row.label, row.params, {}, {"sampler": dict(row.sampler)}, identity)
+        MixtureSampler.parse(row.sampler, "sampler").check_student()
     identity = exact.start_identity(row.params)
     start = Job("start", row.base, row.params, identity=identity, units=_seen(identity["training"]))
-    identity = exact.student_identity(row.params, row.method, row.steps)
+    identity = exact.student_identity(row.params, row.method, steps)
     training = identity["training"]
     if training["seed"] != row.seed:
-        raise UserError(
-            f"students: a section of {row.method}-{row.steps} has a seed, and seeds are the study's; drop it"
-        )
+        raise UserError(f"students: a section of {row.method}-{steps} has a seed, and seeds are the study's; drop it")
     seen = _seen(training)
-    arguments = {"method": row.method, "student_steps": row.steps}
+    arguments = {"method": row.method, "student_steps": steps}
     whole = {**arguments, **identity}
     student = Job("student", row.label, row.params, {"start": start}, arguments, whole, images=seen, units=seen)
-    return Job("exact", row.label, row.params, {"model": student}, identity=exact.measure_identity(row.params, None))
+    return Job("exact", row.label, row.params, {"model": student}, sampler, measured)
 
 
 def _seen(training: Mapping[str, Any]) -> int:

@@ -1,7 +1,7 @@
 """The page of a study: README.md and index.html with the same words, the figures as CSV, and plots."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from pipelines.study.outcome import Outcome
 from pipelines.study.paper import Source, source
 from pipelines.study.pictures import grids
 from pipelines.study.plots import panels, plot
-from pipelines.study.rows import sampler_series
+from pipelines.study.rows import series
 from pipelines.study.tables import Table, tables
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def _figures(
     study: "Study", outcomes: Sequence[Outcome]
 ) -> tuple[Figures, list[Source], tuple[Table, ...], tuple[Check, ...]]:
     """All that a page says of figures but its plots, which take time to draw."""
-    found = figures(outcomes, study.base_names, list(_series(study)))
+    found = figures(outcomes, study.base_names, [name for row in study.rows for name in series(row, study.where)])
     sources = [source(config, f"{study.where}: paper {number}") for number, config in enumerate(study.paper, 1)]
     checks = (check(config, found, f"{study.where}: check {number}") for number, config in enumerate(study.checks, 1))
     shown = (
@@ -91,19 +91,6 @@ def _content(study: "Study", outcomes: Sequence[Outcome]) -> tuple[Figures, Cont
         budget=budget(outcomes, found),
         facts=facts(study.name, outcomes, found),
     )
-
-
-def _series(study: "Study") -> Iterator[str]:
-    """Labels of all rows, in the study's order."""
-    for row in study.rows:
-        if row.series:
-            yield row.series
-        elif row.sampler is None:
-            yield from [row.method] if isinstance(row.method, str) else row.method or ()
-        else:
-            lists = ([*value] if isinstance(value, list | tuple) else [value] for value in row.sampler.values())
-            for values in itertools.product(*lists):
-                yield sampler_series(dict(zip(row.sampler, values, strict=True)))
 
 
 def _timings(outcomes: Sequence[Outcome], found: Figures) -> pd.DataFrame:

@@ -22,10 +22,11 @@ class Row:
     where: str  # how errors name the entry of `rows` that it is from
     base: str
     series: str
-    steps: int
+    steps: int  # of the sampler, or the student's own
     seed: int
-    method: str  # of a student its method, of a sampler its name
-    sampler: Mapping[str, Any] | None  # its keys; None is a student
+    method: str  # of a student its method, of a sampler of the teacher its name
+    student_steps: int | None  # None is the teacher
+    sampler: Mapping[str, Any] | None  # its keys; None is DDIM at the student's own steps
     settings: Mapping[str, Any]  # what the row sets, and the keys of a sampler
     params: Mapping[str, Any]  # whole, with seeds and what the row sets
 
@@ -71,59 +72,78 @@ def _multiplied(
 ) -> Iterator[Row]:
     where = f"row {number}" + (f" ('{entry.series}')" if entry.series else "")
     refused = f"{study.where}, {where}"
-    for method, steps, sampler in _made(entry, refused):
+    for method, student_steps, sampler in _made(entry, refused):
         for seed in entry.seeds or study.seeds:
-            whole = _with(params, entry, seeds, method, steps, refused)
+            whole = _with(params, entry, seeds, method, student_steps, refused)
             for key in seeds:
                 assign(whole, key, seed, refused)
-            settings = {**entry.set, **{key: value for key, value in (sampler or {}).items() if key in _varied(entry)}}
             yield Row(
-                study.name,
-                where,
-                base,
-                entry.series or (method if sampler is None else sampler_series(sampler)),
-                steps,
-                seed,
-                method,
-                sampler,
-                settings,
-                whole,
+                study=study.name,
+                where=where,
+                base=base,
+                series=entry.series or _default_series(method, sampler),
+                steps=int(sampler["steps"] if sampler else student_steps or 0),
+                seed=seed,
+                method=method or str(sampler and sampler["name"]),
+                student_steps=student_steps,
+                sampler=sampler,
+                settings={**entry.set, **_said_of_sampler(method, sampler)},
+                params=whole,
             )
 
 
-def _varied(entry: RowConfig) -> set[str]:
-    """Keys of a sampler beside those that every sampler has a column for."""
-    return set(entry.sampler or {}) - {"name", "steps"}
+def _said_of_sampler(method: str | None, sampler: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Keys of a sampler beside those that every row has a column for; a student has one for its method instead."""
+    others = {key: value for key, value in (sampler or {}).items() if key not in ("name", "steps")}
+    return {"sampler": sampler["name"], **others} if method and sampler else others
 
 
-def _made(entry: RowConfig, where: str) -> Iterator[tuple[str, int, dict[str, Any] | None]]:
-    """(method, steps, None) of students, (name, steps, keys) of samplers."""
-    if entry.sampler is None:
-        for method, steps in itertools.product(_several(entry.method), _several(entry.steps)):
-            yield method, steps, None
-        return
-    if missing := {"name", "steps"} - entry.sampler.keys():
+def _made(entry: RowConfig, where: str) -> Iterator[tuple[str | None, int | None, dict[str, Any] | None]]:
+    """(method, student_steps, keys of a sampler), None and None of the teacher, no keys for a student's own sampler."""
+    students = itertools.product(_several(entry.method), _several(entry.steps))
+    samplers = [None] if entry.sampler is None else _samplers(entry.sampler, where)
+    for (method, steps), sampler in itertools.product(students, samplers):
+        yield method, steps, sampler
+
+
+def series(entry: RowConfig, where: str) -> Iterator[str]:
+    """The labels of an entry's rows."""
+    for method, _, sampler in _made(entry, where):
+        yield entry.series or _default_series(method, sampler)
+
+
+def _samplers(sampler: Mapping[str, Any], where: str) -> Iterator[dict[str, Any]]:
+    """A sampler's keys, lists multiplied."""
+    if missing := {"name", "steps"} - sampler.keys():
         raise UserError(f"{where}: 'sampler' has no {' and no '.join(sorted(missing))}; give it, such as ddim and 64")
-    for values in itertools.product(*map(_several, entry.sampler.values())):
-        keys = dict(zip(entry.sampler, values, strict=True))
+    for values in itertools.product(*map(_several, sampler.values())):
+        keys = dict(zip(sampler, values, strict=True))
         if not isinstance(keys["steps"], int) or keys["steps"] < 1:
             raise UserError(f"{where}: steps of 'sampler' are {keys['steps']!r}; give 1 or more, or a list of such")
-        yield str(keys["name"]), keys["steps"], keys
+        yield keys
 
 
 def _several(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def sampler_series(sampler: Mapping[str, Any]) -> str:
-    """A sampler's name and what else is said of it but its steps: `addim-analytic`, `heun-karras`."""
+def _default_series(method: str | None, sampler: Mapping[str, Any] | None) -> str:
+    """A student's method, then its sampler's name and what else is said of that but its steps: `cd`, `cm-consistency`;
+    of a sampler of the teacher the latter alone: `addim-analytic`, `heun-karras`."""
+    if sampler is None:
+        return str(method)
     others = (f"{key}{value}" if isinstance(value, bool | int | float) else str(value)
               for key, value in sampler.items() if key not in ("name", "steps", "clip"))  # fmt: skip
-    return "-".join([str(sampler["name"]), *others])
+    return "-".join([*filter(None, [method]), str(sampler["name"]), *others])
 
 
 def _with(
-    params: Mapping[str, Any], entry: RowConfig, seeds: tuple[str, ...], method: str, steps: int, where: str
+    params: Mapping[str, Any],
+    entry: RowConfig,
+    seeds: tuple[str, ...],
+    method: str | None,
+    steps: int | None,
+    where: str,
 ) -> dict[str, Any]:
     """A copy of `params` with the dotted keys of a row set. A row wins over the more special sections of the base."""
     whole = copy.deepcopy(dict(params))
@@ -139,6 +159,8 @@ def _with(
             raise UserError(f"{where}: sets the whole of '{key}'; set keys in it")
         if section != STUDENTS:
             assign(whole, key, value, where)
+        elif method is None or steps is None:
+            raise UserError(f"{where}: sets '{key}', and a sampler of the teacher reads no students; drop it")
         elif _reads(entry, key, rest[0], method, steps, where):
             order = _sections(method, steps)
             for special in order[order.index(rest[0]) + 1 :]:
@@ -155,8 +177,6 @@ def _sections(method: str, steps: int) -> list[str]:
 
 def _reads(entry: RowConfig, key: str, part: str, method: str, steps: int, where: str) -> bool:
     """Whether this student reads `students.<part>`; UserError where no student of the entry does."""
-    if entry.sampler is not None:
-        raise UserError(f"{where}: sets '{key}', and a sampler of the teacher reads no students; drop it")
     every = itertools.product(_several(entry.method), _several(entry.steps))
     known = {name for each in every for name in _sections(*each)}
     if part not in known:

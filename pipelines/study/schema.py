@@ -20,7 +20,10 @@ MIN_SAMPLES = 500  # as evaluation's FLOOR_HOLDOUT: of fewer images, FID's bias 
 
 
 class RowConfig(Config):
-    """One entry of `rows`: students by `method` and `steps`, or the teacher's `sampler`. Lists multiply."""
+    """One entry of `rows`: students by `method` and `steps`, or the teacher's `sampler`. Lists multiply.
+
+    A student with a `sampler` is sampled by it, and else by DDIM at its own steps.
+    """
 
     series: str | None = Field(None, min_length=1, description="its label; None is the method's or the sampler's name")
     method: str | tuple[str, ...] | None = None
@@ -33,8 +36,6 @@ class RowConfig(Config):
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
         named = f" (series '{self.series}')" if self.series else ""
-        if self.method is not None and self.sampler is not None:
-            raise ValueError(f"a row{named} with both method and sampler; a student has a method, a teacher a sampler")
         if self.method is None and self.sampler is None:
             raise ValueError(f"a row{named} with neither method nor sampler; give one of them")
         if (self.method is None) != (self.steps is None):

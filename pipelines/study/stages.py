@@ -9,6 +9,7 @@ from components.exact import stage as exact
 from components.prepare_data.stage import prepare_data
 from components.train_student.stage import train_student
 from components.train_teacher.stage import train_teacher
+from mcm.samplers import SamplerConfig
 from pipelines.study.jobs import Job
 from pipelines.study.store import Store
 
@@ -55,6 +56,7 @@ def _evaluation(job: Job, inputs: Inputs, store: Store) -> None:
         inputs.get("variance"),
         job.arguments["name"],
         inputs["reference"],
+        SamplerConfig.parse(sampler, "sampler") if (sampler := job.arguments.get("sampler")) else None,
     )
 
 
@@ -63,7 +65,7 @@ def _start(job: Job, inputs: Inputs, store: Store) -> None:
 
 
 def _exact(job: Job, inputs: Inputs, store: Store) -> None:
-    exact.measure(job.params, inputs.get("model") or job.arguments["sampler"], store.folder(job))
+    exact.measure(job.params, inputs.get("model"), job.arguments.get("sampler"), store.folder(job))
 
 
 STAGES: dict[str, Callable[[Job, Inputs, Store], None]] = {

@@ -41,13 +41,15 @@ def study(rows: list[dict[str, Any]] | None = None, **values: Any) -> dict[str, 
     return {"title": "Small", "base": "tiny", "min_samples": 16, "rows": ROWS if rows is None else rows, **values}
 
 
-def write(folder: Path, rows: list[dict[str, Any]] | None = None, **values: Any) -> Path:
-    """`small.yaml`, its base and its pictures; the folder for `--studies`."""
+def write(
+    folder: Path, rows: list[dict[str, Any]] | None = None, params: dict[str, Any] | None = None, **values: Any
+) -> Path:
+    """`small.yaml`, its base (`params`, if not `base`) and its pictures; the folder for `--studies`."""
     pictures = folder / "pictures"
     if not pictures.exists():
         write_pictures(pictures)
     studies = folder / "studies"
     (studies / "base").mkdir(parents=True, exist_ok=True)
-    (studies / "base" / "tiny.yaml").write_text(yaml.safe_dump(base(pictures)))
+    (studies / "base" / "tiny.yaml").write_text(yaml.safe_dump(params or base(pictures)))
     (studies / "small.yaml").write_text(yaml.safe_dump(study(rows, **values), sort_keys=False))
     return studies

@@ -54,10 +54,6 @@ def test_keys_of_a_study(tmp_path: Path, values: dict[str, Any], said: str) -> N
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        (
-            {"series": "A", "method": "cd", "steps": 1, "sampler": {"name": "ddim", "steps": 1}},
-            "both method and sampler",
-        ),
         ({"series": "A"}, "neither method nor sampler"),
         ({"method": "cd"}, "with method and without steps"),
         ({"methods": "cd", "steps": 1}, "unknown key 'methods'; did you mean 'method'"),
