@@ -21,6 +21,18 @@ from mcm.training.stop import STATUS, StoppedError
 
 SECTIONS = ("data", "network", "schedule", "teacher", "variance", "students", "evaluation")
 
+# What makes a place that somebody named no place to write to: full, forbidden, or a file where a folder is needed.
+UNWRITABLE = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EACCES,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.EISDIR,
+)
+
 C = TypeVar("C", bound=Config)
 
 
@@ -44,7 +56,7 @@ def report_errors() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS):
+        if error.errno not in UNWRITABLE:
             raise
         where = error.filename or "the output folder"
         _leave(f"{where}: {error.strerror}; free or choose another place, then run the same command again", 2)

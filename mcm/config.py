@@ -51,10 +51,11 @@ def _fields_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]
 def _explain(model: type[BaseModel], error: ValidationError) -> str:
     """The first problem of a validation error, in one line."""
     first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"]) or "(top level)"
+    key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return f"unknown key '{key}'; {suggest(str(first['loc'][-1]), _fields_at(model, first['loc'][:-1]))}"
     if first["type"] == "missing":
         return f"'{key}' is missing; add it"
     message = first["msg"].removeprefix("Value error, ")
-    return f"'{key}' is {first['input']!r}: {message[0].lower()}{message[1:]}"
+    message = message[0].lower() + message[1:]
+    return f"'{key}' is {first['input']!r}: {message}" if key else message  # without a key, of several together

@@ -114,10 +114,17 @@ class SamplerConfig(Config):
         """Whether a measured x_var is read."""
         return SAMPLERS[self.name].reads_x_var and self.x_var == "table"
 
-    def check_student(self) -> None:
-        """UserError where it is none for students: x_var is measured on teachers."""
-        if SAMPLERS[self.name].reads_x_var:
-            raise UserError(f"sampler {self.name} reads the teacher's x_var; sample students by ddim or consistency")
+    def check_student(self, student_steps: int, reads_end: bool) -> None:
+        """UserError where it is none for this student: x_var is measured on teachers, and a student of several steps
+        knows where a step of its own ends, not the data, unless it can be told (`reads_end`)."""
+        row = SAMPLERS[self.name]
+        if row.reads_x_var:
+            raise UserError(f"sampler {self.name} reads the teacher's x_var; sample students by ddim")
+        if row.jumps and student_steps > 1 and not reads_end:
+            raise UserError(
+                f"sampler {self.name} asks for the data at once, and this student has {student_steps} steps to it; "
+                "use ddim, or a student of 1 step"
+            )
 
     @property
     def row(self) -> str:

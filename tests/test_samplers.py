@@ -245,10 +245,14 @@ def test_consistency_sampling_of_an_exact_consistency_model_has_the_datas_law(st
     assert float(x.mean()) == pytest.approx(MEAN, abs=0.004) and float(x.std()) == pytest.approx(STD, abs=0.004)
 
 
-def test_samplers_that_read_x_var_are_not_for_students():
-    SamplerConfig(name="consistency", steps=2).check_student()
-    with pytest.raises(UserError, match="addim reads the teacher's x_var; sample students by ddim or consistency"):
-        SamplerConfig(name="addim", steps=2).check_student()
+def test_which_samplers_are_for_which_students():
+    consistency, addim = (SamplerConfig(name=name, steps=2) for name in ("consistency", "addim"))
+    consistency.check_student(1, reads_end=False)
+    consistency.check_student(4, reads_end=True)
+    with pytest.raises(UserError, match="consistency asks for the data at once, and this student has 4 steps to it"):
+        consistency.check_student(4, reads_end=False)
+    with pytest.raises(UserError, match="addim reads the teacher's x_var; sample students by ddim"):
+        addim.check_student(1, reads_end=True)
 
 
 def test_guidance_zero_is_the_conditional_model_and_guidance_moves_away_from_the_null_label():

@@ -16,7 +16,7 @@ from mcm.artifacts import atomic_folder, folder_md5, read_config, write_config, 
 from mcm.compiled import compiled
 from mcm.config import Config
 from mcm.data.arrays import ImageSet
-from mcm.denoiser import Predictor
+from mcm.denoiser import Predictor, reads_end
 from mcm.errors import UserError
 from mcm.evaluation import evaluate as evaluation
 from mcm.evaluation.extractors import DEFAULT, Extractor, check_extractor
@@ -180,7 +180,7 @@ def _samplers(loaded: Loaded, config: EvaluationConfig, only: SamplerConfig | No
     steps = loaded.config["student_steps"]
     if only is not None:
         if steps is not None:
-            only.check_student()
+            only.check_student(steps, reads_end(loaded.denoiser))
         return (only,)
     return config.teacher_samplers if steps is None else (SamplerConfig(name="ddim", steps=steps, clip=False),)
 

@@ -204,5 +204,5 @@ def _of_student(student: Path, sampler: MixtureSampler | None, name: str) -> tup
     if steps is None:
         raise UserError(f"{student}: this is a start and has no steps of its own; name a student")
     if sampler is not None:
-        sampler.check_student()
+        sampler.check_student(steps, loaded.denoiser.reads_end)
     return loaded.denoiser, sampler or SamplerConfig(name="ddim", steps=steps, clip=False)

@@ -1,12 +1,13 @@
-"""Claims that a study makes, checked from the means with the spread beside: met, not met, or within the spread."""
+"""Claims that a study makes, judged by means and their spread over seeds: met, not met, or within the spread."""
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
+from scipy.special import stdtr
 
 from components.report.compare import evaluations
 from mcm.config import Config
@@ -14,7 +15,7 @@ from mcm.errors import UserError
 from pipelines.study.figures import NONE, Figures, at, in_steps
 from pipelines.study.tables import number, spread
 
-SURE = 2.0  # standard errors: a difference below that lies within the spread
+LEVEL = 0.05  # of p: a difference whose p is no less lies within the spread
 
 Verdict = Literal["met", "not met", "within the spread", "not measured"]
 
@@ -85,10 +86,11 @@ class CheckConfig(Config):
 
 @dataclass(frozen=True)
 class Side:
-    """One side of a claim: its mean, its standard error (None for one seed), and how it is printed."""
+    """One side of a claim: its mean, sample standard deviation and number of seeds, and how it is printed."""
 
     mean: float | None
-    error: float | None
+    deviation: float
+    seeds: int
     text: str
 
 
@@ -96,7 +98,8 @@ class Side:
 class Result:
     """A claim at one place. `margin` is how far it is from being untrue, negative where it is; None: not measured.
 
-    `error` is the margin's standard error, None where one seed leaves it unknown.
+    `p` is how likely a margin as far from 0 is where the true one is 0 (two-sided); None where one seed leaves the
+    spread unknown.
     """
 
     place: str
@@ -104,19 +107,19 @@ class Result:
     relation: str
     right: str
     margin: float | None
-    error: float | None
+    p: float | None
 
     @property
-    def errors(self) -> str:
-        """The margin over its standard error."""
-        return NONE if self.margin is None or not self.error else number(self.margin / self.error, 2)
+    def p_text(self) -> str:
+        """p as it is printed."""
+        return NONE if self.p is None else "< 0.001" if self.p < 0.001 else number(self.p, 2)
 
     @property
     def verdict(self) -> Verdict:
-        """By the sign of the margin, where it is SURE standard errors or more, or its error is not known."""
+        """By the sign of the margin, where p is below LEVEL or not known."""
         if self.margin is None:
             return "not measured"
-        if self.error and abs(self.margin) < SURE * self.error:
+        if self.p is not None and self.p >= LEVEL:
             return "within the spread"
         return "met" if self.margin > 0 else "not met"
 
@@ -177,7 +180,8 @@ def _results(config: CheckConfig, found: Figures, base: str) -> Iterator[Result]
             side = _side(found, base, near.series, near.metric, steps)
             margin = None if side.mean is None else near.tolerance - abs(side.mean - near.value)
             relation = f"within {near.tolerance:g} of"
-            yield Result(f"{place}{in_steps(steps)}", side.text, relation, f"{near.value:g}", margin, side.error)
+            p = _p(margin, [(side, 1.0)])
+            yield Result(f"{place}{in_steps(steps)}", side.text, relation, f"{near.value:g}", margin, p)
     else:
         pair: Any = config.within or config
         shared = _steps(found, base, pair.left)
@@ -198,22 +202,34 @@ def _results(config: CheckConfig, found: Figures, base: str) -> Iterator[Result]
 
 def _result(place: str, left: Side, relation: str, right: Side, factor: float = 1.0, sign: int = 1) -> Result:
     """`left` below `factor` times `right` (above it where `sign` is -1), seeds of both sides being independent."""
-    margin = error = None
+    margin = None
     if left.mean is not None and right.mean is not None:
         margin = sign * (factor * right.mean - left.mean)
-        if left.error is not None and right.error is not None:
-            error = math.hypot(left.error, factor * right.error)
-    return Result(place, left.text, relation, right.text, margin, error)
+    return Result(place, left.text, relation, right.text, margin, _p(margin, [(left, 1.0), (right, factor)]))
+
+
+def _p(margin: float | None, sides: Sequence[tuple[Side, float]]) -> float | None:
+    """Two-sided p of a margin between the sides, each times its factor: Welch's t-test of two, Student's of one.
+
+    Degrees of freedom are those of Welch (1947) and Satterthwaite (1946), which of one side are its seeds less one.
+    """
+    if margin is None or any(side.seeds < 2 for side, _ in sides):
+        return None
+    shares = [((factor * side.deviation) ** 2 / side.seeds, side.seeds - 1) for side, factor in sides]
+    variance = sum(share for share, _ in shares)
+    if not variance:  # all seeds of a side came to the same
+        return 0.0 if margin else 1.0
+    freedom = variance**2 / sum(share**2 / free for share, free in shares)
+    return float(2 * stdtr(freedom, -abs(margin) / math.sqrt(variance)))
 
 
 def _side(found: Figures, base: str, series: str, name: str, value: int, along: str = "steps") -> Side:
     rows = at(found.summary, {"base": base, "series": series, "metric": name, along: value})
     rows = rows[rows["n"] > 0]
     if rows.empty:
-        return Side(None, None, f"{series} {NONE}")
+        return Side(None, math.nan, 0, f"{series} {NONE}")
     row = rows.iloc[0]  # a study has one row of a series and steps
-    error = float(row["std"]) / math.sqrt(row["n"]) if row["n"] > 1 else None
-    return Side(float(row["mean"]), error, f"{series} {spread(row)}")
+    return Side(float(row["mean"]), float(row["std"]), int(row["n"]), f"{series} {spread(row)}")
 
 
 def _steps(found: Figures, base: str, series: str, along: str = "steps") -> tuple[int, ...]:

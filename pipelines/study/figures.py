@@ -12,7 +12,7 @@ from pydantic import BeforeValidator
 
 from mcm.config import suggest
 from mcm.errors import UserError
-from pipelines.study.metrics import METRICS, metric
+from pipelines.study.metrics import METRICS, Kind, metric, of_kind
 from pipelines.study.outcome import Outcome
 
 PLACE = ["base", "series", "method", "steps", "settings"]  # what a row is, but for its seed
@@ -46,6 +46,7 @@ class Figures:
     teachers: frozenset[str]  # series that are samplers of the teacher
     metrics: tuple[str, ...]
     about: dict[str, dict[str, list[Any]]]  # by base and key, what outcomes say of themselves
+    kind: Kind = "images"
 
     @property
     def missing(self) -> int:
@@ -62,10 +63,20 @@ class Figures:
         features = ", ".join(value.removeprefix("FID (").removesuffix(")") for value in names)
         return f"{known.title} ({features})"
 
-    def floor(self, name: str, base: str) -> float | None:
-        """What the metric is between real data and real data, where all rows of a base have one such figure."""
-        found = self.about[base].get(FLOOR + name, [])
-        return float(found[0]) if len(found) == 1 else None
+    def floor(self, name: str, base: str) -> dict[str, float] | None:
+        """What the metric is between data and data: `mean` and `std` over seeds, each of which may draw its own.
+
+        `std` is not a number where they share one; None where rows of one seed differ in it, or none has it.
+        """
+        key = FLOOR + name
+        if not metric(name).floor or key not in self.results:
+            return None
+        rows = at(self.results, {"base": base}).dropna(subset=[key])
+        values = rows.groupby("seed")[key].agg(["min", "max"])
+        if values.empty or (values["min"] < values["max"]).any():
+            return None
+        drawn = values["min"].astype(float)
+        return {"mean": drawn.mean(), "std": drawn.std() if drawn.nunique() > 1 else math.nan}
 
     def check_series(self, names: Sequence[str], where: str) -> None:
         """UserError for a series that no row of the study has."""
@@ -80,13 +91,20 @@ class Figures:
                 raise UserError(f"{where}: base '{name}' is unknown; {suggest(name, list(self.bases))}")
 
     def check_metric(self, name: str, where: str) -> None:
-        """UserError for a metric that no row has; before any row is there, only a listed one is known."""
-        known = self.metrics or tuple(METRICS)
+        """UserError for a metric that no row has; before any row is there, only one of this kind of study is known."""
+        known = self.metrics or of_kind(self.kind)
+        if name not in known and name in METRICS and METRICS[name].kind != self.kind:
+            raise UserError(
+                f"{where}: metric '{name}' is of studies of kind {METRICS[name].kind}, and this one is of kind "
+                f"{self.kind}; it has {', '.join(known)}"
+            )
         if name not in known:
             raise UserError(f"{where}: metric '{name}' is unknown; {suggest(name, list(known))}")
 
 
-def figures(outcomes: Sequence[Outcome], bases: Sequence[str] = (), series: Sequence[str] = ()) -> Figures:
+def figures(
+    outcomes: Sequence[Outcome], bases: Sequence[str] = (), series: Sequence[str] = (), kind: Kind = "images"
+) -> Figures:
     """Gather outcomes in any order. `bases` and `series` give the order; those not named follow by name.
 
     UserError for the same row and seed twice, and where there is none at all.
@@ -120,7 +138,8 @@ def figures(outcomes: Sequence[Outcome], bases: Sequence[str] = (), series: Sequ
     if len(twice):
         row = twice.iloc[0]
         raise UserError(
-            f"study: row '{row.series}' at {row.steps} steps, seed {row.seed}, is there twice; give one another series"
+            f"study: row '{row.series}' at {in_steps(row.steps)}, seed {row.seed}, is there twice; "
+            "give one another series"
         )
     return Figures(
         results=results,
@@ -130,6 +149,7 @@ def figures(outcomes: Sequence[Outcome], bases: Sequence[str] = (), series: Sequ
         teachers=frozenset(series) - {outcome.series for outcome in outcomes if outcome.is_student},
         metrics=names,
         about={base: _about([o for o in lines if o.base == base and o.metrics]) for base in bases},
+        kind=kind,
     )
 
 

@@ -24,6 +24,7 @@ from mcm.config import suggest
 from mcm.data.config import DataConfig
 from mcm.errors import UserError
 from mcm.exact.teacher import MixtureSampler
+from mcm.methods.recipes import RECIPES
 from mcm.networks.presets import network_config, to_json
 from mcm.samplers import SAMPLERS, SamplerConfig
 from pipelines.study.rows import COMMON, STUDENTS, Row, resolve
@@ -160,7 +161,7 @@ def _images(study: Study, row: Row) -> Job:
     if row.student_steps is not None:
         inputs["model"] = _student(row, row.student_steps, dataset, teacher)
         if sampler is not None:
-            sampler.check_student()
+            _check_student_sampler(sampler, row)
             arguments["sampler"] = sampler.resolved()
     elif sampler is not None:
         inputs["model"], samplers = teacher, (sampler,)
@@ -204,10 +205,16 @@ def _student(row: Row, steps: int, dataset: Job, teacher: Job) -> Job:
     )
 
 
+def _check_student_sampler(sampler: SamplerConfig, row: Row) -> None:
+    sampler.check_student(row.student_steps or 0, RECIPES[row.method].reads_end)
+
+
 def _content(data: DataConfig) -> Any:
     """What `data.path` is to the data set: its name and the hash of what lies there. UserError where nothing does."""
-    if data.source not in OWN_IMAGES or data.path is None:
+    if data.source not in OWN_IMAGES:
         return None  # packages are known by their versions and checksums wherever they are kept
+    if data.path is None:
+        raise UserError(f"data.path: source '{data.source}' needs one; name your images")
     return [Path(data.path).name, _hash(data.path)]
 
 
@@ -230,7 +237,7 @@ def _mixture(study: Study, row: Row) -> Job:
     if steps is None:
         return Job("exact", row.label, row.params, {}, sampler, measured)
     if row.sampler is not None:
-        MixtureSampler.parse(row.sampler, "sampler").check_student()
+        _check_student_sampler(MixtureSampler.parse(row.sampler, "sampler"), row)
     identity = exact.start_identity(row.params)
     start = Job("start", row.base, row.params, identity=identity, units=_seen(identity["training"]))
     identity = exact.student_identity(row.params, row.method, steps)

@@ -1,7 +1,10 @@
 """Options that the verbs of `mcm study` share."""
 
 import argparse
+import tempfile
 from pathlib import Path
+
+from mcm.errors import UserError
 
 STUDIES = Path(__file__).parents[2] / "studies"
 WORK = Path("work")
@@ -25,5 +28,15 @@ def add_study(parser: argparse.ArgumentParser) -> None:
 
 
 def out_folder(args: argparse.Namespace) -> Path:
-    """Where the page goes."""
-    return args.out or args.work / "studies" / args.name
+    """Where the page goes, made and found to take files before anything is run; UserError where it does not."""
+    return writable(args.out or args.work / "studies" / args.name, "--out" if args.out else "--work")
+
+
+def writable(folder: Path, option: str) -> Path:
+    """`folder`, made if it is not there; UserError that names the option where it takes no files."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise UserError(f"{option} {folder}: {error.strerror}; name a folder that can be written to") from None

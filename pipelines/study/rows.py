@@ -33,7 +33,7 @@ class Row:
     @property
     def label(self) -> str:
         """How a line of progress and an error name it."""
-        return f"{self.series} {self.steps} steps, seed {self.seed}"
+        return f"{self.series} {self.steps} step{'s' * (self.steps > 1)} on {self.base}, seed {self.seed}"
 
 
 def resolve(study: Study, bases: Mapping[str, Mapping[str, Any]], seeds: tuple[str, ...]) -> list[Row]:

@@ -69,24 +69,27 @@ def _serve(job: "Job", store: "Store", about: Mapping[str, Any]) -> Reply:
     from mcm.training.stop import STATUS, StoppedError
     from pipelines.study.stages import run
 
-    with store.claim(job) as ours:
-        if not ours:
-            return Reply("done" if store.done(job) else "busy")
-        with _printing_to(store.log(job)):
-            try:
-                store.describe(job)
-                with Clock(job, store, about) as clock:
-                    run(job, store)
-                return Reply("done", seconds=clock.seconds)
-            except StoppedError as stopped:
-                print(stopped, flush=True)
-                sys.exit(STATUS)
-            except UserError as error:
-                return Reply("failed", str(error))
-            except Exception as error:  # a study goes on with its other rows; the log has the whole of it
-                traceback.print_exc()
-                what = " ".join(str(error).split()) or "no message"
-                return Reply("failed", f"{type(error).__name__}: {what}; {store.log(job)} has the whole of it")
+    try:
+        with store.claim(job) as ours:
+            if not ours:
+                return Reply("done" if store.done(job) else "busy")
+            with _printing_to(store.log(job)):
+                try:
+                    store.describe(job)
+                    with Clock(job, store, about) as clock:
+                        run(job, store)
+                    return Reply("done", seconds=clock.seconds)
+                except StoppedError as stopped:
+                    print(stopped, flush=True)
+                    sys.exit(STATUS)
+                except UserError as error:
+                    return Reply("failed", str(error))
+                except Exception as error:  # a study goes on with its other rows; the log has the whole of it
+                    traceback.print_exc()
+                    what = " ".join(str(error).split()) or "no message"
+                    return Reply("failed", f"{type(error).__name__}: {what}; {store.log(job)} has the whole of it")
+    except OSError as error:  # of the store itself, which has no place for a log then
+        return Reply("failed", f"{error.filename or store.work}: {error.strerror}; free it, or choose another --work")
 
 
 class Clock:

@@ -48,11 +48,19 @@ def test_samplers_share_a_student_and_the_rows_say_their_steps(tmp_path: Path) -
     assert kinds.count("student") == 1 and kinds.count("evaluation") == 3
 
 
-def test_a_sampler_of_the_teachers_variance_is_refused(tmp_path: Path) -> None:
-    row = {"method": "cm", "steps": 1, "sampler": {"name": "addim", "steps": 2}}
+@pytest.mark.parametrize(
+    ("method", "steps", "sampler", "said"),
+    [
+        ("cm", 1, "addim", "sampler addim reads the teacher's x_var; sample students by ddim"),
+        ("cd", 4, "consistency", "sampler consistency asks for the data at once, and this student has 4 steps to it"),
+    ],
+)
+def test_a_sampler_that_is_not_for_the_student_is_refused(
+    tmp_path: Path, method: str, steps: int, sampler: str, said: str
+) -> None:
     for make in (planned, mixture):
-        with pytest.raises(UserError, match=r"row 1.*sampler addim reads the teacher's x_var; sample students by ddim"):
-            make(tmp_path / make.__name__, row)
+        with pytest.raises(UserError, match=f"row 1.*{said}"):
+            make(tmp_path / make.__name__, {"method": method, "steps": steps, "sampler": {"name": sampler, "steps": 2}})
 
 
 def test_a_students_samplers_on_a_mixture_come_to_different_points(tmp_path: Path) -> None:

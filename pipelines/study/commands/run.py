@@ -31,9 +31,9 @@ def main(argv: list[str] | None = None) -> None:
     todo = missing(planned, store.done)
     print(f"{study.name}: {len(planned)} rows, {len(jobs)} jobs, {len(todo)} to do", flush=True)
     page.check_page(study, outcomes(planned, store))
+    out = out_folder(args)
     run = Run(jobs, todo, store)
     run.all(environments)
-    out = out_folder(args)
     if any(store.done(each.last) for each in planned):
         page.write(study, outcomes(planned, store), out)
         print(f"{out}: written")
