@@ -146,7 +146,7 @@ def _with(
     where: str,
 ) -> dict[str, Any]:
     """A copy of `params` with the dotted keys of a row set. A row wins over the more special sections of the base."""
-    whole = copy.deepcopy(dict(params))
+    whole = _own(params)
     for key, value in entry.set.items():
         section, *rest = key.split(".")
         if section not in params:
@@ -168,6 +168,13 @@ def _with(
                     _remove(whole, dotted.split("."))
             assign(whole, key, value, where)
     return whole
+
+
+def _own(value: Any) -> Any:
+    """A copy in which nothing is shared: YAML's aliases are one object, and a seed set in one would be set in both."""
+    if isinstance(value, Mapping):
+        return {key: _own(part) for key, part in value.items()}
+    return [_own(part) for part in value] if isinstance(value, list) else value
 
 
 def _sections(method: str, steps: int) -> list[str]:

@@ -67,7 +67,8 @@ class Study(Config):
     def _consistent(self) -> Self:
         if (self.base is None) == (not self.bases):
             raise ValueError("a study has 'base' or 'bases', one of the two; name a file of studies/base")
-        for name, values in (("bases", self.base_names), ("seeds", self.seeds)):
+        plots = [plot.name for plot in self.plots]
+        for name, values in (("bases", self.base_names), ("seeds", self.seeds), ("names of plots", plots)):
             if len(set(values)) < len(values):
                 raise ValueError(f"{name} hold one twice: {', '.join(map(str, values))}; drop it")
         for row in self.rows:

@@ -8,6 +8,7 @@ import yaml
 from PIL import Image
 
 from mcm.errors import UserError
+from pipelines.study import jobs
 from pipelines.study.estimate import left, spoken
 from pipelines.study.jobs import KINDS, Job, Planned, distinct, missing, plan
 from pipelines.study.rows import resolve
@@ -25,17 +26,24 @@ def chain(each: Planned) -> dict[str, str]:
     return {job.kind: job.name for job in each.last.chain()}
 
 
-def change(folder: Path, key: str, value: Any) -> None:
+def change(folder: Path, key: str, value: Any, base: str = "tiny") -> None:
     """Another value in the base, which `planned` would write anew: so plan with `read_study` afterwards."""
-    path = folder / "studies/base/tiny.yaml"
+    path = folder / f"studies/base/{base}.yaml"
     params = yaml.safe_load(path.read_text())
-    section, name = key.split(".")
-    params[section][name] = value
+    *sections, name = key.split(".")
+    part = params
+    for section in sections:
+        part = part[section]
+    part[name] = value
     path.write_text(yaml.safe_dump(params))
 
 
-def again(folder: Path) -> list[Planned]:
-    return plan(read_study("small", folder / "studies"))
+def again(folder: Path, name: str = "small") -> list[Planned]:
+    return plan(read_study(name, folder / "studies"))
+
+
+def exact(folder: Path, **values: Any) -> list[Planned]:
+    return plan(read_study("exact", small.write_exact(folder, **values)))
 
 
 def test_a_row_is_a_chain_and_variance_is_made_only_where_it_is_read(tmp_path: Path) -> None:
@@ -48,12 +56,12 @@ def test_a_row_is_a_chain_and_variance_is_made_only_where_it_is_read(tmp_path: P
 
 def test_jobs_are_shared_and_come_after_what_they_need(tmp_path: Path) -> None:
     rows = planned(tmp_path, seeds=[0, 1])
-    jobs = distinct(rows)
-    kinds = [job.kind for job in jobs.values()]
+    found = distinct(rows)
+    kinds = [job.kind for job in found.values()]
     counts = {kind: kinds.count(kind) for kind in kinds}
     assert counts == {"dataset": 1, "reference": 1, "teacher": 1, "variance": 1, "student": 4, "evaluation": 8}
-    places = {name: place for place, name in enumerate(jobs)}
-    assert all(places[needed.name] < places[job.name] for job in jobs.values() for needed in job.inputs.values())
+    places = {name: place for place, name in enumerate(found)}
+    assert all(places[needed.name] < places[job.name] for job in found.values() for needed in job.inputs.values())
 
 
 def test_names_and_titles_are_no_part_of_what_is_made(tmp_path: Path) -> None:
@@ -93,13 +101,73 @@ def test_the_seed_of_a_row_is_not_the_teachers(tmp_path: Path) -> None:
     assert differing == {"student", "evaluation"}
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "of_student", "of_sampler"),
+    [
+        ("exact.evaluation.samples", 24, {"exact"}, {"exact"}),
+        ("exact.start.iterations", 9, {"start", "student", "exact"}, set()),
+        ("exact.network.width", 16, {"start", "student", "exact"}, set()),
+        ("exact.mixture", "pictures-64d", {"start", "student", "exact"}, {"exact"}),
+        ("students.common.iterations", 9, {"student", "exact"}, set()),
+        ("students.cd-1", {"x_var_frac": 0.5}, {"student", "exact"}, set()),
+        ("students.cd-2", {"x_var_frac": 0.5}, set(), set()),
+        ("students.ct", {"iterations": 9}, set(), set()),
+    ],
+)
+def test_a_fingerprint_of_an_exact_study_is_of_what_is_read(
+    tmp_path: Path, key: str, value: Any, of_student: set[str], of_sampler: set[str]
+) -> None:
+    before = exact(tmp_path)
+    change(tmp_path, key, value, "rings")
+    after = again(tmp_path, "exact")
+    for place, series, changed in ((0, "CD", of_student), (2, "Heun", of_sampler)):
+        assert (before[place].row.series, before[place].row.steps) == (series, 1)
+        found = chain(after[place])
+        assert {kind for kind, name in chain(before[place]).items() if found[kind] != name} == changed
+
+
+def test_rows_of_an_exact_study_share_a_start_and_nothing_that_differs(tmp_path: Path) -> None:
+    found = distinct(exact(tmp_path))
+    kinds = [job.kind for job in found.values()]
+    assert {kind: kinds.count(kind) for kind in kinds} == {"start": 1, "student": 4, "exact": 8}
+    assert {job.images for job in found.values() if job.kind == "student"} == {8 * 8}
+    change(tmp_path, "students.cd", {"seed": 5}, "rings")
+    with pytest.raises(UserError, match="a section of cd-1 has a seed, and seeds are the study's"):
+        again(tmp_path, "exact")
+    change(tmp_path, "students.cd", {}, "rings")
+    change(tmp_path, "student", {}, "rings")
+    with pytest.raises(UserError, match=r"rings.yaml: unknown section 'student'; did you mean 'students'"):
+        again(tmp_path, "exact")
+
+
+def test_evaluations_of_a_sampler_are_known_before_it_runs(tmp_path: Path) -> None:
+    rows = [{"sampler": {"name": ["ddim", "heun"], "steps": [1, 4]}}]
+    for found in (planned(tmp_path, rows), exact(tmp_path, rows=rows, seeds=[0])):
+        assert [(each.row.series, each.row.steps, each.nfe) for each in found] == [
+            ("ddim", 1, 1),
+            ("ddim", 4, 4),
+            ("heun", 1, 1),
+            ("heun", 4, 7),
+        ]
+    work = [each.last.units for each in planned(tmp_path, rows)]
+    assert work[0] < work[1] < work[3] and work[0] == work[2], "work is in evaluations"
+
+
+def test_an_archive_counts_by_its_content(tmp_path: Path) -> None:
+    archive = tmp_path / "pictures.tar"
+    archive.write_bytes(b"first")
+    rows = [{"method": "cd", "steps": 1, "set": {"data.source": "archive", "data.path": str(archive)}}]
+    first = chain(planned(tmp_path, rows)[0])
+    archive.write_bytes(b"second")
+    jobs._hash.cache_clear()
+    assert chain(again(tmp_path)[0])["dataset"] != first["dataset"]
+
+
 def test_own_images_count_by_their_content(tmp_path: Path) -> None:
     first = planned(tmp_path / "a")
     assert chain(planned(tmp_path / "b")[0]) == chain(first[0])
     picture = next((tmp_path / "b/pictures").rglob("*.png"))
     Image.new("RGB", (20, 20), "red").save(picture.with_name("more.png"))
-    from pipelines.study import jobs
-
     jobs._hash.cache_clear()
     assert chain(again(tmp_path / "b")[0])["dataset"] != chain(first[0])["dataset"]
 
@@ -154,6 +222,13 @@ def test_time_left_is_known_once_a_job_of_each_kind_was_measured(tmp_path: Path)
     store.folder(done).mkdir(parents=True)
     store.beside(done, "timing").write_text('{"seconds": 10.0}')
     assert left([other, ct], [done, other, ct], store) == pytest.approx(25.0)
+    store.beside(ct, "timing").write_text('{"seconds": 100.0}')  # of an attempt that was killed
+    assert left([other, ct], [done, other, ct], store) == pytest.approx(25.0)
+    store.folder(ct).mkdir()
+    more = Job("student", "", {"of": 3}, arguments={"method": "ct"}, units=10.0)
+    tract = Job("student", "", {"of": 4}, arguments={"method": "tract"}, units=30.0)
+    assert left([other, more], [done, ct], store) == pytest.approx(5.0 + 5.0)  # each by its own method
+    assert left([tract], [done, ct], store) == pytest.approx(30 * 110 / 300)  # of no method that was measured
     assert [spoken(seconds) for seconds in (40, 600, 7200)] == ["40 s", "10 min", "2.0 h"]
 
 
@@ -173,3 +248,14 @@ def test_what_was_made_before_is_still_found() -> None:
         "teacher-58f19dd6b091",
         "variance-ee39cdc3283e",
     }
+
+
+def test_aliases_of_a_base_are_values_of_their_own(tmp_path: Path) -> None:
+    """A row's seed is that of its student; the start, written as an alias of the same mapping, stays one for all."""
+    studies = small.write_exact(tmp_path, seeds=[0, 1])
+    base = small.exact_base()
+    base["exact"]["start"] = base["students"]["common"]
+    (studies / "base/rings.yaml").write_text(yaml.safe_dump(base))
+    assert "&id001" in (studies / "base/rings.yaml").read_text()
+    kinds = [job.kind for job in distinct(plan(read_study("exact", studies))).values()]
+    assert kinds.count("start") == 1 and kinds.count("student") > 1

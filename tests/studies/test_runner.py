@@ -6,14 +6,19 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+import psutil
 import pytest
 import torch
+import yaml
 
+from mcm.artifacts import read_config
 from pipelines.study import page, stages
 from pipelines.study.commands.run import main
 from pipelines.study.jobs import distinct, plan
@@ -91,9 +96,10 @@ def group_ends(run: subprocess.Popen[str]) -> bool:
 
 
 def test_interrupted_runs_repeat_nothing_and_come_to_the_figures_of_an_uninterrupted_one(
-    studies: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    studies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    work = tmp_path / "work"
+    monkeypatch.chdir(tmp_path)
+    work = tmp_path / "made"
     with started(studies, work) as stopped, started(studies, work) as killed:  # both on one store
         until(lambda: checkpoints(work, "teacher"), stopped)
         os.kill(stopped.pid, signal.SIGTERM)
@@ -111,14 +117,18 @@ def test_interrupted_runs_repeat_nothing_and_come_to_the_figures_of_an_uninterru
         main(words(studies, work))
     printed = capfd.readouterr()
     assert left.value.code == 2
-    assert "error: student guided 1 steps, seed 0: " in printed.err and "has no classes" in printed.err
+    assert "error: student guided 1 step on tiny, seed 0: " in printed.err and "has no classes" in printed.err
     assert "error: 1 jobs that need them were not done" in printed.err
     assert artifacts(work).items() > kept.items(), "something that was done was done again"
     assert not list(work.glob("store/.*")), "half-written artifacts were left"
+    assert {path.name for path in tmp_path.iterdir()} == {"made", "pictures", "studies"}, "made in another place"
+    assert {path.name for path in work.iterdir()} == {"locks", "logs", "state", "store", "studies"}
     study = read_study("small", studies)
     planned = plan(study)
     timing = Store(work).measured(planned[0].last.inputs["model"])
     assert (timing["attempts"], timing["finished"]) == (attempts, True)
+    names = [read_config(Store(work).folder(each.last), "evaluation", 1)["name"] for each in planned[:-1]]
+    assert names == ["cd-1", "teacher"]
 
     alone = Store(tmp_path / "alone")  # one process, no pool, never interrupted
     threads = torch.get_num_threads()
@@ -141,3 +151,63 @@ def test_nothing_is_trained_where_the_reference_cannot_be_had(
     assert left.value.code == 2
     assert "images; give at least 8" in capfd.readouterr().err
     assert not list(tmp_path.glob("work/state/*")) and not list(tmp_path.glob("work/store/teacher*"))
+
+
+def kill_worker(store: Store, job: str) -> None:
+    """Once a job has a checkpoint: Ctrl-C to all workers, which is not for them, and SIGKILL to the one at it."""
+    while not checkpoints(store.work, "cd-1"):
+        time.sleep(0.01)
+    for child in psutil.Process().children():
+        child.send_signal(signal.SIGINT)
+        if any(Path(file.path).name == f"{job}.lock" for file in child.open_files()):
+            child.kill()
+
+
+def test_others_go_on_where_a_worker_dies_or_a_start_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        {"series": "long", "method": "cd", "steps": 1, "set": {"students.common.iterations": 100_000}},
+        {"series": "CD", "method": "cd", "steps": 2},
+        small.EXACT_ROWS[1],
+    ]
+    studies = small.write_exact(tmp_path, rows, bases=["rings", "wild"], seeds=[0])
+    base = small.exact_base()
+    base["exact"]["start"]["learning_rate"] = 1e30
+    (studies / "base/wild.yaml").write_text(yaml.safe_dump(base))
+    study, store = read_study("exact", studies), Store(tmp_path / "work")
+    planned = plan(study)
+    long = planned[0].last.inputs["model"]
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # as others of this machine have it
+    killer = threading.Thread(target=kill_worker, args=(store, long.name), daemon=True)
+    killer.start()
+    with pytest.raises(SystemExit) as left:
+        main(["exact", "--studies", str(studies), "--work", str(store.work), "--jobs", "2"])
+    killer.join()
+    printed = capfd.readouterr()
+    assert left.value.code == 2
+    errors = sorted(printed.err.splitlines())
+    assert len(errors) == 3 and errors[0] == "error: 5 jobs that need them were not done"
+    assert "error: start wild: training, iteration" in errors[1] and "not finite" in errors[1]
+    assert errors[2] == "error: student long 1 step on rings, seed 0: its process ended with status -9; run it again"
+    done = [each for each in planned if store.done(each.last)]
+    assert [(each.row.base, each.row.label) for each in done] == [
+        ("rings", "CD 2 steps on rings, seed 0"),
+        *((base, f"Heun {steps} on {base}, seed 0") for base in ("rings", "wild") for steps in ("1 step", "2 steps")),
+    ]
+    jobs, made = distinct(planned), distinct(done)
+    assert printed.out.startswith(f"exact: 8 rows, {len(jobs)} jobs, {len(jobs)} to do\n")
+    assert len(re.findall(r"^\[\d+/\d+\] ", printed.out, re.MULTILINE)) == len(made)
+    for job in made.values():
+        timing = store.measured(job)
+        assert (timing["attempts"], timing["finished"], timing["device"]) == (1, True, "cpu, 1 threads")
+    shown = pd.read_csv(store.work / "studies/exact/results.csv")
+    assert list(shown["w2"].notna()) == [False, True, True, True, False, False, True, True]
+
+    alone, threads = Store(tmp_path / "alone"), torch.get_num_threads()
+    torch.set_num_threads(1)
+    for job in made.values():
+        stages.run(job, alone)
+    torch.set_num_threads(threads)
+    page.write(study, outcomes(planned, alone), tmp_path / "page")
+    assert (tmp_path / "page/results.csv").read_bytes() == (store.work / "studies/exact/results.csv").read_bytes()

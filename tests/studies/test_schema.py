@@ -40,6 +40,7 @@ def test_unknown_names_suggest_the_near_one(tmp_path: Path) -> None:
         ({"name": "other"}, "unknown key 'name'; a study is called as its file"),
         ({"bases": ["tiny"]}, "'base' or 'bases', one of the two"),
         ({"seeds": [1, 1]}, "seeds hold one twice"),
+        ({"plots": [{"name": "a"}, {"name": "a"}]}, "names of plots hold one twice: a"),
         ({"seeds": []}, "'seeds'"),
         ({"kind": "image"}, "'kind' is 'image'"),
         ({"plots": [{"name": "a"}, {"nam": "b"}]}, "plots 2: .*'name'"),

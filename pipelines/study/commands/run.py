@@ -34,14 +34,14 @@ def main(argv: list[str] | None = None) -> None:
     out = out_folder(args)
     run = Run(jobs, todo, store)
     run.all(environments)
+    for line in run.failed.values():
+        print(f"error: {line}", file=sys.stderr)
+    if run.failed and (left := len(run.skipped) + len(run.todo)):
+        print(f"error: {left} jobs that need them were not done", file=sys.stderr)
     if any(store.done(each.last) for each in planned):
         page.write(study, outcomes(planned, store), out)
         print(f"{out}: written")
-    for line in run.failed.values():
-        print(f"error: {line}", file=sys.stderr)
     if run.failed:
-        if left := len(run.skipped) + len(run.todo):
-            print(f"error: {left} jobs that need them were not done", file=sys.stderr)
         sys.exit(2)
 
 
