@@ -150,7 +150,8 @@ def check(config: CheckConfig, found: Figures, where: str) -> Check:
     for steps in (config.falls or config.within or config.near or config).at:
         along = config.falls.over if config.falls else "steps"
         if not any(steps in _steps(found, b, named[0], along) for b in bases):
-            raise UserError(f"{where}: '{named[0]}' has no row at {steps} {along}; give the study one, or drop it")
+            words = in_steps(steps) if along == "steps" else evaluations(steps)
+            raise UserError(f"{where}: '{named[0]}' has no row at {words}; give the study one, or drop it")
     results = [result for b in bases for result in _results(config, found, b)]
     return Check(config.claim, found.title(name, base), tuple(results))
 

@@ -1,13 +1,13 @@
 """What a study's page says beside its tables and plots, as text: HTML and Markdown differ only in how they set it."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from components.report.provenance import UNKNOWN, commit, machine
-from pipelines.study.checks import SURE, Check
+from pipelines.study.checks import LEVEL, Check
 from pipelines.study.figures import FLOOR, NONE, Figures
 from pipelines.study.outcome import Outcome
 from pipelines.study.pictures import Grid
@@ -33,9 +33,10 @@ class Content:
     budget: Table
     facts: Facts
     rule: str = (
-        f"The means decide whether a claim is met, where they differ by {SURE:g} standard errors of it or more "
-        "(seeds being independent), and within the spread where they differ by less; with one seed the spread is "
-        "unknown, and the means decide."
+        f"The means decide whether a claim is met where p < {LEVEL:g}, and else it is within the spread; where a side "
+        "has one seed the spread is unknown, and the means decide. p is two-sided: Welch's t-test of the two sides, "
+        "whose seeds are independent; against a number, Student's t-test of the mean and the nearer end of what is "
+        f"allowed. Each comparison stands for itself: by chance one in {1 / LEVEL:.0f} has p < {LEVEL:g}."
     )
 
 
@@ -52,7 +53,10 @@ def headline(found: Figures, checks: Sequence[Check]) -> str:
 
 
 def budget(outcomes: Sequence[Outcome], found: Figures) -> Table:
-    """What each row took: training images, which are chosen, and seconds, which were measured, lowest to highest."""
+    """What each student took: training images, which are chosen, and seconds, which were measured.
+
+    Columns of which nothing is known are left out; there are no lines where all rows are samplers of the teacher.
+    """
     rows: dict[tuple[int, int, int], list[Outcome]] = {}
     for outcome in outcomes:
         place = found.bases.index(outcome.base), found.series.index(outcome.series), outcome.steps
@@ -60,33 +64,37 @@ def budget(outcomes: Sequence[Outcome], found: Figures) -> Table:
     several = len(found.bases) > 1
     lines = []
     for (base, series, steps), seeds in sorted(rows.items()):
+        if not any(outcome.is_student for outcome in seeds):
+            continue
         done = [outcome for outcome in seeds if outcome.metrics]
         cells = (
             str(steps),
             _each(str(outcome.nfe) for outcome in done or seeds),
             _each(f"{outcome.images:,}".replace(",", "\u202f") for outcome in seeds if outcome.images is not None),
             _span(outcome.seconds for outcome in seeds),
-            _span(outcome.measured.get("seconds_per_image") for outcome in seeds),
             f"{len(done)} of {len(seeds)}",
         )
         headings = (*([found.bases[base]] if several else []), found.series[series])
         lines.append(Line(headings, tuple(map(Cell, cells))))
+    columns = ("steps", "evaluations", "training images", "seconds of training (measured)", "seeds done")
+    told = [place for place in range(len(columns)) if any(line.cells[place].text != NONE for line in lines)]
+    notes = []
     clocks = sorted({str(outcome.measured["clock"]) for outcome in outcomes if outcome.measured.get("clock")})
-    note = "Seconds were measured, lowest to highest over seeds"
-    note += f"; those of training are {', '.join(clocks)}." if clocks else "."
+    if any(outcome.seconds is not None for outcome in outcomes):
+        clock = f": {', '.join(clocks)}" if clocks else ""
+        notes.append(f"Seconds of training were measured{clock}; lowest to highest over seeds.")
+    if len(lines) < len(rows):
+        notes.append(
+            "Samplers of the teacher are not trained."
+            if lines
+            else "All rows are samplers of the teacher: none is trained."
+        )
     return Table(
         title="What each row took",
         index=("base", "series") if several else ("series",),
-        columns=(
-            "steps",
-            "evaluations",
-            "training images",
-            "seconds of training (measured)",
-            "seconds per sample (measured)",
-            "seeds done",
-        ),
-        lines=tuple(lines),
-        notes=(note,),
+        columns=tuple(columns[place] for place in told),
+        lines=tuple(replace(line, cells=tuple(line.cells[place] for place in told)) for line in lines),
+        notes=(" ".join(notes),) if notes else (),
     )
 
 
@@ -135,6 +143,7 @@ def _measured_with(found: Figures, base: str) -> dict[str, str]:
         "ema": "EMA",
         f"{FLOOR}between": "Noise floor between",
         f"{FLOOR}counts": "Real samples of the noise floor",
+        f"{FLOOR}flow_rmse": "Error of the exact map itself",  # of its solver; no second draw of data is in it
     }
     known = found.about[base]
     listed = {words[key]: "; ".join(map(_words, known[key])) for key in words if known.get(key)}

@@ -1,6 +1,7 @@
 """How a chart of a study looks: one style, readable in print, on a dark page, and with any colour vision."""
 
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,8 +22,10 @@ LINES: tuple[Any, ...] = ("-", "--", "-.", (0, (5, 1)), ":", (0, (3, 1, 1, 1)), 
 HATCHES = ("", "//", "..", "xx", "\\\\", "++", "oo")
 WIDTH, HEIGHT = 5.2, 3.7  # inches, as in the report
 FEW = 5  # lines, up to which each is named at the axes' right edge instead of in a legend
-FLOOR = "noise floor (real data)"
-GAP = 0.068  # between such names, of the axes' height
+SHORT = 16  # characters that such a name may have
+FAR = 0.1  # how far it may stand from its line's end, of the axes' height
+GAP = 0.068  # between such names
+FLOOR = "noise floor"
 
 
 @dataclass(frozen=True)
@@ -119,14 +122,23 @@ def _lines(axes: Axes, panel: Panel, style: Style, theme: Theme) -> None:
     x = sorted({value for curve in panel.curves for value in curve.x})
     if style.x_log:
         _log_axis(axes, "x", x)
-        axes.xaxis.set_major_locator(FixedLocator(_apart(x)))
+        axes.xaxis.set_major_locator(FixedLocator(_apart([v for curve in panel.curves for v in curve.x])))
         axes.xaxis.set_minor_locator(NullLocator())
     axes.set(xlabel=style.x_label, ylabel=panel.label)
     axes.grid(which="major")
     if panel.floor is not None:
         axes.axhline(panel.floor, color=theme.faint, lw=0.9, zorder=1, label=FLOOR)
-    if all(curve.x[-1] == x[-1] for curve in panel.curves) and len(panel.curves) + (panel.floor is not None) <= FEW:
-        _name_ends(axes, panel, theme)
+    axes.set_ylim(axes.get_ylim())  # heights are of limits that no longer move
+    ends = [(curve.label, curve.y[-1], _look(curve.look, theme)["color"]) for curve in panel.curves]
+    ends += [] if panel.floor is None else [(FLOOR, panel.floor, theme.faint)]
+    heights = [_height(axes, y) for _, y, _ in ends]
+    places = _spread_out(heights)
+    near = all(-GAP / 2 <= to <= 1 and abs(to - at) <= FAR for at, to in zip(heights, places, strict=True))
+    short = len(ends) <= FEW and all(len(label) <= SHORT for label, *_ in ends)
+    if near and short and all(curve.x[-1] == x[-1] for curve in panel.curves):
+        for (label, _, colour), at, to in zip(ends, heights, places, strict=True):
+            axes.plot([1.0, 1.03], [at, to], color=colour, lw=1.2, transform=axes.transAxes, clip_on=False)
+            axes.text(1.04, to, label, va="center", fontsize=9.5, transform=axes.transAxes)
     else:
         _legend(axes)
 
@@ -184,22 +196,9 @@ def _legend(axes: Axes) -> None:
     columns = 1 if max(map(len, labels)) > 30 else 2 if max(map(len, labels)) > 16 else 3
     place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1.0), "borderaxespad": 0.2}
     axes.legend(handles, labels, ncols=columns, frameon=False, fontsize=9.5, **place)
-
-
-def _name_ends(axes: Axes, panel: Panel, theme: Theme) -> None:
-    """Each line's name at the right edge, at the height of its last point, or a little off where two would touch."""
-    axes.set_ylim(axes.get_ylim())  # heights are of limits that no longer move
-    ends = [(curve.y[-1], curve.label, _look(curve.look, theme), curve) for curve in panel.curves]
-    heights = [_height(axes, y) for y, *_ in ends]
-    names: list[tuple[float, str, str]] = [
-        (height, label, look["color"]) for height, (_, label, look, _) in zip(heights, ends, strict=True)
-    ]
-    if panel.floor is not None:
-        names.append((_height(axes, panel.floor), FLOOR, theme.faint))
-    places = _spread_out([height for height, *_ in names])
-    for (height, label, colour), place in zip(names, places, strict=True):
-        axes.plot([1.0, 1.03], [height, place], color=colour, lw=1.2, transform=axes.transAxes, clip_on=False)
-        axes.text(1.04, place, label, va="center", fontsize=9.5, transform=axes.transAxes)
+    figure = axes.get_figure(root=True)
+    if figure is not None:  # it takes no room from the axes
+        figure.set_figheight(figure.get_figheight() + 0.2 * math.ceil(len(labels) / columns))
 
 
 def _height(axes: Axes, y: float) -> float:
@@ -243,9 +242,9 @@ def _plain(value: float) -> str:
 
 
 def _apart(values: Sequence[float], factor: float = 1.3) -> list[float]:
-    """Values that lie far enough from each other on a log axis for their labels not to touch."""
+    """Values that lie far enough from each other on a log axis for their labels not to touch, most frequent first."""
     kept: list[float] = []
-    for value in sorted(values):
-        if not kept or value / kept[-1] >= factor:
+    for value in sorted(set(values), key=lambda value: (-values.count(value), value)):
+        if all(max(value / other, other / value) >= factor for other in kept):
             kept.append(value)
-    return kept
+    return sorted(kept)

@@ -22,6 +22,7 @@ def page(content: Content) -> str:
     prose = MarkdownIt("commonmark", {"html": False}).enable("table")
     environment.filters["prose"] = lambda text: Markup(prose.render(text))  # HTML in it is escaped, not passed on
     environment.filters["svg"] = lambda text: data_uri(text.encode(), "image/svg+xml")
+    environment.filters["whole"] = lambda text: text.replace(" ± ", "\u00a0±\u00a0")  # no line breaks in a figure
     environment.filters["png"] = lambda data: data_uri(data, "image/png")
     style = "".join(path.read_text() for path in (REPORT / "page.css.j2", TEMPLATES / "page.css.j2"))
     # Our own files, and no text of a user's: they are set as they are.
@@ -55,12 +56,12 @@ def markdown_table(table: Table) -> str:
 
 def markdown_checks(check: Check) -> str:
     """The results of a claim in Markdown."""
-    headings = ("where", "", "should be", "", "difference over its standard error", "")
+    headings = ("where", "", "should be", "", "p", "")
     rows = [
         [
             *map(
                 escape_markdown,
-                (result.place, result.left, result.relation, result.right, result.errors, result.verdict),
+                (result.place, result.left, result.relation, result.right, result.p_text, result.verdict),
             )
         ]
         for result in check.results

@@ -1,6 +1,7 @@
 """The page of a study: README.md and index.html with the same words, the figures as CSV, and plots."""
 
 import itertools
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from mcm.artifacts import atomic_file, atomic_folder, write_json
+from mcm.errors import UserError
 from pipelines.study import markup
 from pipelines.study.checks import Check, check
 from pipelines.study.content import Content, budget, facts, headline
@@ -26,7 +28,7 @@ PLOTS = "plots"
 
 
 def write(study: "Study", outcomes: Sequence[Outcome], out: Path) -> None:
-    """Write the page of `study` into the folder `out`; `plots` in it is replaced as a whole.
+    """Write the page of `study` into the folder `out`; `plots` in it is replaced as a whole, and gone without plots.
 
     Rows that are not there (not run yet, or failed) come as outcomes without metrics: the page shows them as a dash
     and counts them. results.csv, table.csv and plots of figures are functions of content alone; timings.csv and
@@ -40,11 +42,14 @@ def write(study: "Study", outcomes: Sequence[Outcome], out: Path) -> None:
         "index.html": markup.page(content),
         "README.md": markup.markdown(content, PLOTS),
     }
-    with atomic_folder(Path(out) / PLOTS) as folder:
-        for chart in (chart for plot in content.plots for chart in plot.charts):
-            (folder / f"{chart.name}.svg").write_text(chart.light, encoding="utf-8")
-        for strip in (strip for grid in content.grids for strip in grid.strips):
-            (folder / strip.file).write_bytes(strip.png)
+    drawn = {f"{chart.name}.svg": chart.light.encode() for plot in content.plots for chart in plot.charts}
+    drawn |= {strip.file: strip.png for grid in content.grids for strip in grid.strips}
+    if drawn:
+        with atomic_folder(Path(out) / PLOTS) as folder:
+            for file, data in drawn.items():
+                (folder / file).write_bytes(data)
+    else:
+        shutil.rmtree(Path(out) / PLOTS, ignore_errors=True)
     write_json(Path(out) / "machine.json", {title: dict(values) for title, values in content.facts})
     for name, text in texts.items():  # the page last, which names the others
         with atomic_file(Path(out) / name) as temporary:
@@ -52,7 +57,10 @@ def write(study: "Study", outcomes: Sequence[Outcome], out: Path) -> None:
 
 
 def check_page(study: "Study", outcomes: Sequence[Outcome]) -> None:
-    """UserError where table, plots, paper or checks name what the rows have not; `outcomes` need no metrics yet."""
+    """UserError where table, plots, paper or checks name what the rows, or a study of this kind, have not.
+
+    `outcomes` need no metrics yet.
+    """
     found, sources, *_ = _figures(study, outcomes)
     for config in study.plots:
         if config.kind == "pictures":
@@ -65,7 +73,12 @@ def _figures(
     study: "Study", outcomes: Sequence[Outcome]
 ) -> tuple[Figures, list[Source], tuple[Table, ...], tuple[Check, ...]]:
     """All that a page says of figures but its plots, which take time to draw."""
-    found = figures(outcomes, study.base_names, [name for row in study.rows for name in series(row, study.where)])
+    order = [name for row in study.rows for name in series(row, study.where)]
+    found = figures(outcomes, study.base_names, order, study.kind)
+    if study.paper and study.kind != "images":
+        raise UserError(
+            f"{study.where}: paper: its figures are of images, and this study is of kind {study.kind}; drop it"
+        )
     sources = [source(config, f"{study.where}: paper {number}") for number, config in enumerate(study.paper, 1)]
     checks = (check(config, found, f"{study.where}: check {number}") for number, config in enumerate(study.checks, 1))
     shown = (

@@ -39,9 +39,14 @@ class Grid:
 def grids(config: PlotConfig, found: Figures, outcomes: Sequence[Outcome], where: str) -> list[Grid]:
     """A grid for each base, of its first seed that has pictures. The teacher stands at its most steps beside students.
 
-    UserError for a series or base that the study has not, and for pictures that cannot be read.
+    UserError for a series or base that the study has not, for a study of no images, and for pictures that cannot be
+    read.
     """
     where = f"{where} '{config.name}'"
+    if found.kind != "images":
+        raise UserError(
+            f"{where}: kind: pictures is of studies of images, and this one is of kind {found.kind}; drop it"
+        )
     found.check_series(config.series, where)
     found.check_bases(config.bases, where)
     names = config.series or found.series
@@ -69,7 +74,7 @@ def grids(config: PlotConfig, found: Figures, outcomes: Sequence[Outcome], where
         strips = tuple(_strip(outcome, config, number, several) for number, outcome in enumerate(chosen, 1))
         note = (
             f"Rows start from the same initial noise and class; seed {seed}. Above each column the evaluations of the "
-            "network and, where it was measured, the seconds that an image took."
+            "network that an image takes."
         )
         made.append(Grid(f"{config.title or 'Samples of the same noise'}{several}", note, strips))
     return made
@@ -80,11 +85,11 @@ def _strip(outcome: Outcome, config: PlotConfig, number: int, base: str) -> Stri
     image = enlarge(stack(pictures))
     written = io.BytesIO()
     image.save(written, format="PNG", optimize=True)
-    seconds = outcome.measured.get("seconds_per_image")
-    took = f"{evaluations(outcome.nfe)}{f', {seconds:.2g} s' if seconds else ''}"
     alt = f"{len(pictures)} samples, {outcome.series} at {in_steps(outcome.steps)}{base}"
     file = f"{config.name}{f'-{outcome.base}' if base else ''}-{number}.png"
-    return Strip(file, f"{outcome.series}, {outcome.steps}", took, alt, written.getvalue(), *image.size)
+    return Strip(
+        file, f"{outcome.series}, {outcome.steps}", evaluations(outcome.nfe), alt, written.getvalue(), *image.size
+    )
 
 
 def _read(outcome: Outcome) -> np.ndarray:

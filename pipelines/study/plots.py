@@ -12,6 +12,7 @@ from mcm.config import Config
 from mcm.errors import UserError
 from pipelines.study.drawing import COLOURS, Curve, Panel, Style, svg
 from pipelines.study.figures import Figures, Names, at, check_dimensions, dimensions, in_steps, ordered
+from pipelines.study.metrics import of_kind
 from pipelines.study.paper import Source
 from pipelines.study.tables import PAPER_METRIC, number
 
@@ -34,7 +35,7 @@ class PlotConfig(Config):
     title: str = ""
     kind: Literal["lines", "bars", "pictures"] = "lines"
     x: str = "steps"
-    metric: str = "fid"
+    metric: str = Field("", description="none named: as in a table")
     series: Names = Field((), description="which, in this order; none named: all, in the study's order")
     steps: tuple[int, ...] = Field((), description="which; none named: all")
     bases: Names = Field((), description="which; none named: all")
@@ -65,13 +66,14 @@ class Plot:
 
 def plot(config: PlotConfig, found: Figures, sources: Sequence[Source], where: str) -> Plot:
     """Draw lines or bars. Raises UserError as `panels` does."""
+    config = _with_metric(config, found)
     drawn = (_chart(config, panel) for panel in panels(config, found, sources, where))
     return Plot(config.title or found.title(config.metric), tuple(drawn))
 
 
 def panels(config: PlotConfig, found: Figures, sources: Sequence[Source], where: str) -> list[Panel]:
     """What a plot shows. UserError for a name that the study has not, or an `x` that cannot be drawn."""
-    where = f"{where} '{config.name}'"
+    config, where = _with_metric(config, found), f"{where} '{config.name}'"
     found.check_series(config.series, where)
     found.check_bases(config.bases, where)
     found.check_metric(config.metric, where)
@@ -81,6 +83,10 @@ def panels(config: PlotConfig, found: Figures, sources: Sequence[Source], where:
     if config.kind == "lines" and config.paper and config.metric == PAPER_METRIC and config.x in ("steps", "nfe"):
         made += _paper_panels(config, found, rows, sources)
     return made
+
+
+def _with_metric(config: PlotConfig, found: Figures) -> PlotConfig:
+    return config.model_copy(update={"metric": config.metric or of_kind(found.kind)[0]})
 
 
 def select(config: PlotConfig, found: Figures, where: str) -> pd.DataFrame:
@@ -129,13 +135,14 @@ def _panel(config: PlotConfig, found: Figures, rows: pd.DataFrame, base: str, se
                 teacher=place.get("series") in found.teachers,
             )
         )
+    floor = found.floor(config.metric, base)
     return Panel(
         name=f"{config.name}-{base}" if several else config.name,
         caption=base if several else "This study",
         label=found.title(config.metric, base),
         curves=tuple(curves),
         names=config.series or found.series,
-        floor=found.floor(config.metric, base),
+        floor=None if floor is None else floor["mean"],
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from mcm.config import suggest
 from mcm.errors import UserError
+from pipelines.study.figures import in_steps
 from pipelines.study.schema import RowConfig, Study
 
 STUDENTS = "students"
@@ -33,7 +34,7 @@ class Row:
     @property
     def label(self) -> str:
         """How a line of progress and an error name it."""
-        return f"{self.series} {self.steps} step{'s' * (self.steps > 1)} on {self.base}, seed {self.seed}"
+        return f"{self.series} {in_steps(self.steps)} on {self.base}, seed {self.seed}"
 
 
 def resolve(study: Study, bases: Mapping[str, Mapping[str, Any]], seeds: tuple[str, ...]) -> list[Row]:
@@ -61,7 +62,7 @@ def resolve(study: Study, bases: Mapping[str, Mapping[str, Any]], seeds: tuple[s
 def _conflict(study: Study, first: Row, second: Row) -> str:
     same = first.params == second.params and (first.method, first.sampler) == (second.method, second.sampler)
     which = f"{first.where} and {second.where} of {study.where}"
-    what = f"series '{first.series}' at {first.steps} steps, seed {first.seed}"
+    what = f"series '{first.series}' at {in_steps(first.steps)}, seed {first.seed}"
     if same:
         return f"{which} are the same: {what}; drop one"
     return f"{which} are both {what}, with other parameters; give one of them a series of its own"

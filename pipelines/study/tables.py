@@ -1,6 +1,7 @@
 """Tables of a study: mean and spread over seeds, laid out as the study asks, with the paper's figures beside ours."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -23,7 +24,7 @@ from pipelines.study.figures import (
     in_steps,
     ordered,
 )
-from pipelines.study.metrics import metric
+from pipelines.study.metrics import metric, of_kind
 from pipelines.study.paper import Source
 
 PAPER_METRIC = "fid"
@@ -41,7 +42,7 @@ class TableConfig(Config):
     title: str = ""
     index: Names = Field(("steps",), min_length=1, description="what makes rows: one dimension or several")
     columns: Names = Field(("series",), min_length=1, description="what makes columns")
-    metrics: Names = Field(("fid",), min_length=1)
+    metrics: Names = Field((), description="none named: FID of images, the error to the exact flow of a mixture")
     series: Names = Field((), description="which, in this order; none named: all, in the study's order")
     reference: Names = Field((), description="series (the teacher's) that stand as rows at the foot, in every column")
     over: str | None = Field(None, description="a series: one table more holds ratios to it at its most steps")
@@ -80,6 +81,7 @@ class Table:
 
 def tables(config: TableConfig, found: Figures, sources: Sequence[Source], where: str) -> list[Table]:
     """Every table that a config asks for; UserError for a name that the study has not, or two rows in one cell."""
+    config = config.model_copy(update={"metrics": config.metrics or of_kind(found.kind)[:1]})
     used = (*config.index, *config.columns)
     check_dimensions(found, used, where)
     found.check_series((*config.series, *config.reference, *filter(None, [config.over])), where)
@@ -97,7 +99,7 @@ def tables(config: TableConfig, found: Figures, sources: Sequence[Source], where
         made.append(layout.table(rows, sources))
         if config.over is not None and metric(fixed.get("metrics", config.metrics[0])).aim == "less":
             theirs = [ratios for source in sources if (ratios := source.over(config.over))]
-            made.append(layout.table(_ratios(rows, every, config.over), theirs, config.over))
+            made.append(layout.table(_ratios(rows, every, config.over), theirs, _at_most(every, config.over, fixed)))
     return made
 
 
@@ -122,7 +124,7 @@ class _Layout:
         seeds = int(rows["n"].max())
         lines = self._lines(ours, columns, seeds, "ours")
         lines += self._repeated(foot, columns, seeds) if repeats else self._lines(foot, columns, seeds, "reference")
-        lines += [] if over else self._floor(columns)
+        lines += [] if over else self._floor(columns, rows)
         made = Table(
             title=self._title(over),
             index=tuple(WORDS.get(name, name.rpartition(".")[2]) for name in config.index),
@@ -179,17 +181,29 @@ class _Layout:
             )
         return lines
 
-    def _floor(self, columns: list[Place]) -> list[Line]:
-        """What the metric is between real data and real data."""
-        cells = []
-        for column in columns:
-            place = self.fixed | column
-            known = "metrics" in place and "base" in place
-            floor = self.found.floor(place["metrics"], place["base"]) if known else None
-            cells.append(Cell("" if floor is None else number(floor)))
-        if not any(cell.text for cell in cells):
-            return []
-        return [Line(self._spread("noise floor"), tuple(cells), "floor")]
+    def _floor(self, columns: list[Place], rows: pd.DataFrame) -> list[Line]:
+        """What the metric is between data and data: a line, or one for each base where bases are rows."""
+        bases = [{"base": base} for base in dict.fromkeys(rows["base"])] if "base" in self.config.index else [{}]
+        lines = []
+        for own in bases:
+            cells = []
+            for column in columns:
+                place = self.fixed | column | own
+                floor = (
+                    self.found.floor(place["metrics"], place["base"]) if {"metrics", "base"} <= place.keys() else None
+                )
+                cells.append(Cell("" if floor is None else spread(floor)))
+            if any(cell.text for cell in cells):
+                lines.append(Line(self._foot(own, "noise floor"), tuple(cells), "floor"))
+        return lines
+
+    def _foot(self, own: Place, heading: str) -> tuple[str, ...]:
+        """Headings of a line at the foot: its base where bases are rows, and what it is beside."""
+        if not own:
+            return self._spread(heading)
+        others = iter([heading])
+        words = [own[name] if name in own else next(others, "") for name in self.config.index]
+        return tuple(words) if len(words) > 1 else (f"{words[0]}: {heading}",)
 
     def _spread(self, heading: str) -> tuple[str, ...]:
         return (heading, *[""] * (len(self.config.index) - 1))
@@ -216,7 +230,9 @@ class _Layout:
             fixed = [f"{fixed[0] if fixed else 'figures'} over that of {over}"]
         fixed += [f"{self.fixed['base']}"] if "base" in self.fixed and len(self.found.bases) > 1 else []
         fixed += [in_steps(self.fixed["steps"])] if "steps" in self.fixed else []
-        title = ": ".join(filter(None, [self.config.title, ", ".join(fixed)])) or "Figures"
+        asked = self.config.title
+        said = [part for part in fixed if not re.search(rf"(?<!\w){re.escape(part)}(?!\w)", asked, re.IGNORECASE)]
+        title = ": ".join(filter(None, [asked, ", ".join(said)])) or "Figures"
         return title[0].upper() + title[1:]
 
     def _notes(self, rows: pd.DataFrame, lines: list[Line], over: str) -> tuple[str, ...]:
@@ -266,6 +282,13 @@ class _Layout:
         )
         note = f"In italics: {labels}; {compare}."
         return replace(made, columns=tuple(headings), lines=tuple(lines), notes=(*made.notes, note), papers=added)
+
+
+def _at_most(every: pd.DataFrame, over: str, fixed: Place) -> str:
+    """A series and its most steps, where they are the same in all bases of a table."""
+    part = at(every[every["series"] == over], {name: value for name, value in fixed.items() if name == "base"})
+    most = set(part.groupby("base")["steps"].max())
+    return f"{over} at {in_steps(most.pop()) if len(most) == 1 else 'its most steps'}"
 
 
 def _ratios(rows: pd.DataFrame, every: pd.DataFrame, over: str) -> pd.DataFrame:

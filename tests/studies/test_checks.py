@@ -1,8 +1,9 @@
-"""Claims are met, not met or within the spread, by means and standard errors that can be computed by hand."""
+"""Claims are met, not met or within the spread, by means and p as another library has it."""
 
 import math
 
 import pytest
+from scipy import stats
 
 from mcm.errors import UserError
 from pipelines.study.checks import CheckConfig, check
@@ -15,19 +16,53 @@ def verdicts(found=None, **keys):
     return checked.verdict, [result.verdict for result in checked.results]
 
 
-def test_a_claim_is_met_where_the_difference_is_two_standard_errors():
+def test_p_is_of_welchs_test_and_a_claim_is_met_below_its_level():
     checked = check(CheckConfig(claim="c", left="CD", right="CT", metric="fid", at=(4,)), gathered(), "here")
     (result,) = checked.results
     assert result.margin == pytest.approx(5)  # 20 / 4 against 40 / 4
-    assert result.error == pytest.approx(math.sqrt(1 / 3 + 1 / 3))  # deviations of 1, 3 seeds each
-    assert result.errors == "6.1"
+    expected = stats.ttest_ind([14, 15, 16], [19, 20, 21], equal_var=False).pvalue
+    assert result.p == pytest.approx(expected) and result.p_text == f"{expected:.2g}"
     assert (result.left, result.relation, result.right) == ("CD 15.0 ± 1.0", "less than", "CT 20.0 ± 1.0")
     assert checked.verdict == "met"
 
 
+@pytest.mark.parametrize("factor", [1.0, 1.5])
+def test_seeds_and_deviations_of_the_sides_may_differ(factor):
+    left, right = [10.0, 10.5, 10.2], [14.0, 9.0, 15.0, 11.0, 13.0]
+    found = figures(
+        [
+            outcome(name, 1, seed, value)
+            for name, values in (("CD", left), ("CT", right))
+            for seed, value in enumerate(values)
+        ]
+    )
+    within = {"left": "CD", "right": "CT", "metric": "fid", "factor": factor}
+    (result,) = check(CheckConfig(claim="c", within=within), found, "here").results
+    expected = stats.ttest_ind(left, [factor * value for value in right], equal_var=False).pvalue
+    assert result.p == pytest.approx(expected)
+    assert result.verdict == ("within the spread" if factor == 1 else "met")
+
+
+def test_two_standard_errors_of_three_seeds_are_not_enough():
+    found = figures(
+        [outcome(name, 1, seed, 10 + off + seed) for name, off in (("CD", 0), ("CT", 2)) for seed in range(3)]
+    )
+    (result,) = check(CheckConfig(claim="c", left="CD", right="CT", metric="fid"), found, "here").results
+    assert result.margin / math.sqrt(2 / 3) > 2 and result.p == pytest.approx(0.0705, rel=1e-2)
+    assert result.verdict == "within the spread"
+
+
+def test_seeds_that_all_come_to_the_same_are_sure():
+    found = figures([outcome(name, 1, seed, fid) for name, fid in (("CD", 9.0), ("CT", 9.5)) for seed in range(3)])
+    (result,) = check(CheckConfig(claim="c", left="CD", right="CT", metric="fid"), found, "here").results
+    assert (result.verdict, result.p, result.p_text) == ("met", 0.0, "< 0.001")
+    (result,) = check(CheckConfig(claim="c", left="CD", right="CD", metric="fid"), found, "here").results
+    assert (result.verdict, result.p) == ("within the spread", 1.0)
+
+
 def test_a_claim_that_is_false_is_not_met_and_one_too_close_is_within_the_spread():
     assert verdicts(left="CT", right="CD", metric="fid", at=(1, 4)) == ("not met", ["not met", "not met"])
-    # 1.25 apart at 8 steps: 1.5 standard errors
+    # 1.25 apart at 8 steps: 1.5 standard errors, p 0.2
     assert verdicts(left="CD", right="PD", metric="fid", at=(1, 8)) == (
         "within the spread",
         ["met", "within the spread"],
@@ -49,7 +84,7 @@ def test_without_steps_a_claim_is_of_all_that_both_sides_have():
 def test_with_one_seed_the_means_decide():
     found = figures([outcome("CD", 1, 0, 10.0), outcome("CT", 1, 0, 10.5)])
     (result,) = check(CheckConfig(claim="c", left="CD", right="CT", metric="fid"), found, "here").results
-    assert (result.verdict, result.error, result.errors) == ("met", None, "–")
+    assert (result.verdict, result.p, result.p_text) == ("met", None, "–")
 
 
 def test_falling_is_held_from_each_step_to_the_next():
@@ -69,6 +104,9 @@ def test_within_takes_the_factor_and_the_steps_of_the_teacher():
 
 
 def test_near_is_to_both_sides():
+    near = {"series": "CD", "metric": "fid", "value": 28.0, "tolerance": 1.0, "at": (1,)}  # of 29, 30, 31
+    (result,) = check(CheckConfig(claim="c", near=near), gathered(), "here").results
+    assert result.p == pytest.approx(stats.ttest_1samp([29, 30, 31], 29).pvalue)
     for value, verdict in ((30.0, "met"), (25.0, "not met"), (35.0, "not met"), (32.5, "within the spread")):
         near = {"series": "CD", "metric": "fid", "value": value, "tolerance": 2.5, "at": (1,)}
         assert verdicts(near=near) == (verdict, [verdict])
@@ -88,6 +126,7 @@ def test_what_is_missing_is_not_measured_and_never_met():
         ({"left": "CD", "right": "XY", "metric": "fid"}, "series 'XY' is unknown"),
         ({"left": "CD", "right": "PD", "metric": "fdi"}, "metric 'fdi' is unknown; did you mean 'fid'"),
         ({"left": "CD", "right": "PD", "metric": "fid", "at": (3,)}, "'CD' has no row at 3 steps"),
+        ({"left": TEACHER, "right": "PD", "metric": "fid", "at": (1,)}, "has no row at 1 step; give"),
         ({"left": "CD", "right": "PD", "metric": "fid", "base": "x"}, "base 'x' is unknown"),
     ],
 )

@@ -28,7 +28,7 @@ def test_axes_series_and_the_noise_floor_are_named(kind):
     (chart,) = plot(LINES.model_copy(update={"kind": kind}), gathered(), (), "here").charts
     for svg in (chart.light, chart.dark):
         text = words(svg)
-        assert "FID (EffNet-Lite0@128)" in text and "noise floor (real data)" in text
+        assert "FID (EffNet-Lite0@128)" in text and "noise floor" in text
         assert {*FID, TEACHER} <= set(text)
         assert ("steps" in text) == (kind == "lines")
     assert "CD: 30.0 at 1" in chart.alt or "CD 30.0" in chart.alt
@@ -121,8 +121,8 @@ def test_names_that_the_study_has_not_are_user_errors():
 def test_names_at_the_edge_stand_at_the_height_of_their_lines():
     found = figures([outcome(name, n, 0, fid) for name, fid in (("CT", 20.0), ("CD", 10.0)) for n in (1, 2)])
     svg = plot(LINES.model_copy(update={"y_scale": "linear"}), found, (), "here").charts[0].light
-    elements = [e for e in ElementTree.fromstring(svg).iter() if e.text in ("CT", "CD", "noise floor (real data)")]
+    elements = [e for e in ElementTree.fromstring(svg).iter() if e.text in ("CT", "CD", "noise floor")]
     places = {e.text: float(e.attrib["y"]) for e in elements}
     # From the foot up: floor 9.5, CD 10, CT 20. In SVG y grows downwards.
-    assert places["CT"] < places["CD"] < places["noise floor (real data)"]
+    assert places["CT"] < places["CD"] < places["noise floor"]
     assert places["CD"] - places["CT"] > 100

@@ -85,7 +85,7 @@ def test_rows_of_one_series_and_steps_with_other_parameters_are_a_conflict_that_
 
 
 def test_the_same_row_twice_is_said_to_be_so() -> None:
-    with pytest.raises(UserError, match="are the same: series 'cd' at 1 steps, seed 0; drop one"):
+    with pytest.raises(UserError, match="are the same: series 'cd' at 1 step, seed 0; drop one"):
         rows({"method": "cd", "steps": [1]}, {"method": "cd", "steps": 1})
     with pytest.raises(UserError, match=r"row 1 .*and row 1 .*with other parameters"):
         rows({"series": "all", "method": ["cd", "ct"], "steps": 1})

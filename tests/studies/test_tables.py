@@ -56,6 +56,50 @@ def test_the_teacher_and_the_noise_floor_stand_in_every_column():
         assert shown["noise floor", series] == "9.50"
 
 
+def mixture(base, steps, seed, **about):
+    return replace(outcome("CD", steps, seed, None, base), metrics={"w2": 1.0, "flow_rmse": 2.0}, about=about)
+
+
+def test_seeds_with_floors_of_their_own_have_their_mean_and_bases_that_are_rows_a_floor_each():
+    drawn = {0: 0.19, 1: 0.17, 2: 0.18}
+    rows = [
+        mixture(base, n, seed, noise_floor_w2=level * drawn[seed], noise_floor_flow_rmse=1e-4)
+        for base, level in (("a", 1), ("b", 100))
+        for n in (1, 2)
+        for seed in drawn
+    ]
+    found = figures(rows, kind="mixture")
+    floor = found.floor("w2", "a")
+    assert floor is not None and floor["mean"] == pytest.approx(0.18) and floor["std"] == pytest.approx(0.01)
+    error, distance = tables(TableConfig(index=("base", "steps"), metrics=("flow_rmse", "w2")), found, (), "here")
+    assert [(line.headings, line.cells[0].text) for line in distance.lines if line.kind == "floor"] == [
+        (("a", "noise floor"), "0.180 ± 0.010"),
+        (("b", "noise floor"), "18.0 ± 1.0"),
+    ]
+    assert not [line for line in error.lines if line.kind == "floor"], "a solver's own error is no floor of data"
+
+
+@pytest.mark.parametrize(
+    ("title", "index", "shown"),
+    [
+        ("wasserstein-2 distance to the data", "steps", "Wasserstein-2 distance to the data"),
+        ("Students", "steps", "Students: Wasserstein-2 distance to the data"),
+        ("Of 1 step", "base", "Of 1 step: Wasserstein-2 distance to the data"),
+        ("Of 11 steps", "base", "Of 11 steps: Wasserstein-2 distance to the data, 1 step"),
+    ],
+)
+def test_a_title_says_each_thing_once(title, index, shown):
+    found = figures([mixture("a", 1, 0)], kind="mixture")
+    (table,) = tables(TableConfig(title=title, index=index, metrics="w2"), found, (), "here")
+    assert table.title == shown
+
+
+def test_a_table_that_names_no_metric_has_the_first_of_its_kind():
+    found = figures([mixture("a", 1, 0)], kind="mixture")
+    assert [table.title for table in tables(TableConfig(), found, (), "here")] == ["Error to the exact flow (RMSE)"]
+    assert len(tables(TableConfig(), gathered(), (), "here")) == 1
+
+
 def test_missing_rows_are_dashes_and_seeds_that_are_there_are_counted():
     missing = (("PD", 4, 1), *(("CD", 2, seed) for seed in range(3)))
     found = gathered(missing=missing)
@@ -109,7 +153,7 @@ def test_a_key_that_rows_set_is_a_dimension():
 
 def test_ratios_are_of_means_over_the_teachers():
     table = tables(TableConfig(series=tuple(FID), reference=(TEACHER,), over=TEACHER), gathered(), (), "here")[1]
-    assert table.title == f"FID (EffNet-Lite0@128) over that of {TEACHER}"
+    assert table.title == f"FID (EffNet-Lite0@128) over that of {TEACHER} at 64 steps"
     shown = {line.headings[0]: [cell.text for cell in line.cells] for line in table.lines}
     assert table.columns == ("CT", "CD", "PD")
     assert shown["1"] == ["5.00", "3.00", "4.00"] and shown["8"] == ["1.50", "1.25", "1.38"]
@@ -165,7 +209,7 @@ def test_a_table_that_cannot_be_laid_out_is_a_user_error(config, message):
 
 
 def test_a_row_that_is_there_twice_is_a_user_error():
-    with pytest.raises(UserError, match="'CD' at 1 steps, seed 0, is there twice"):
+    with pytest.raises(UserError, match="'CD' at 1 step, seed 0, is there twice"):
         figures([*outcomes(), outcome("CD", 1, 0, 3.0)])
 
 
@@ -177,6 +221,14 @@ def test_frames_do_not_depend_on_the_order_of_outcomes():
     assert csv(first.summary) == csv(second.summary)
     assert "nan" not in (csv(first.results) + csv(first.summary)).lower()
     assert ",2000," in csv(first.results)  # a whole number, though one row lacks it
+
+
+def test_a_figure_that_is_not_finite_is_missing_and_the_others_of_its_row_are_there():
+    found = figures([outcome("CD", 1, 0, math.inf), outcome("CD", 1, 1, 12.0), outcome("CD", 1, 2, None)])
+    assert found.missing == 1
+    summary = found.summary.set_index("metric")
+    assert (summary.loc["fid", "mean"], summary.loc["fid", "n"], summary.loc["recall", "n"]) == (12.0, 1, 2)
+    assert "inf" not in csv(found.results) + csv(found.summary)
 
 
 def test_what_a_figure_cost_is_known_where_a_seed_of_its_row_is_done():
