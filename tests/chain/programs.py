@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,17 @@ def run(*command: str | Path, cwd: Path = ROOT, status: int = 0) -> str:
     )
     assert done.returncode == status, f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout + done.stderr
+
+
+def group_ends(leader: int) -> bool:
+    """Whether no process of a group is left soon: some go a little after the one that started them."""
+    for _ in range(1000):
+        try:
+            os.killpg(leader, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.02)
+    return False
 
 
 def stage(name: str, *options: str | Path, status: int = 0) -> str:

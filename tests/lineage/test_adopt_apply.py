@@ -17,7 +17,7 @@ from pipelines.lineage.dvc.git import experiments
 from pipelines.lineage.home import adopt, workspace
 from pipelines.lineage.resolve import resolve
 from pipelines.lineage.store.records import LineageStore
-from tests.chain.programs import environment, run
+from tests.chain.programs import environment, group_ends, run
 from tests.lineage.homes import COMMENT, Ran, commit, make_project, make_run
 
 pytestmark = pytest.mark.slow
@@ -202,5 +202,6 @@ def test_a_process_that_is_killed_outright(home: Ran, seconds: float) -> None:
     time.sleep(seconds)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    assert group_ends(process.pid)  # DVC's locks are those of processes that are there
     run(*command(home), cwd=Path.cwd())
     is_home(home, f"run-{home.id}")

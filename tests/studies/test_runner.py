@@ -25,7 +25,7 @@ from pipelines.study.jobs import distinct, plan
 from pipelines.study.results import outcomes
 from pipelines.study.schema import read_study
 from pipelines.study.store import Store
-from tests.chain.programs import ROOT, environment
+from tests.chain.programs import ROOT, environment, group_ends
 from tests.studies import small
 
 pytestmark = pytest.mark.slow
@@ -84,17 +84,6 @@ def students(work: Path) -> list[Path]:
     return list(work.glob("store/student-*/"))
 
 
-def group_ends(run: subprocess.Popen[str]) -> bool:
-    """Whether no process of the group is left soon; multiprocessing's helper goes a little after its parent."""
-    for _ in range(1000):
-        try:
-            os.killpg(run.pid, 0)
-        except ProcessLookupError:
-            return True
-        time.sleep(0.02)
-    return False
-
-
 def test_interrupted_runs_repeat_nothing_and_come_to_the_figures_of_an_uninterrupted_one(
     studies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -106,7 +95,7 @@ def test_interrupted_runs_repeat_nothing_and_come_to_the_figures_of_an_uninterru
         until(lambda: checkpoints(work, "cd-1") or students(work), killed)  # where this test is starved it sees it late
         os.killpg(killed.pid, signal.SIGKILL)
         said = stopped.communicate()[0]
-        assert (stopped.returncode, group_ends(stopped)) == (143, True), said
+        assert (stopped.returncode, group_ends(stopped.pid)) == (143, True), said
         assert "stopped by SIGTERM; the same command goes on" in said and "Traceback" not in said
         said += killed.communicate()[0]
     assert [len(re.findall(rf"{kind} tiny: \d+ s", said)) for kind in ("dataset", "reference")] == [1, 1], said
@@ -157,7 +146,8 @@ def kill_worker(store: Store, job: str) -> None:
     """Once a job has a checkpoint: Ctrl-C to all workers, which is not for them, and SIGKILL to the one at it."""
     while not checkpoints(store.work, "cd-1"):
         time.sleep(0.01)
-    for child in psutil.Process().children():
+    workers = [child for child in psutil.Process().children() if any("spawn_main" in word for word in child.cmdline())]
+    for child in workers:  # and no server that other tests have started
         child.send_signal(signal.SIGINT)
         if any(Path(file.path).name == f"{job}.lock" for file in child.open_files()):
             child.kill()
