@@ -9,12 +9,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import yaml
+
+from tests.serving import Quiet, Server
 
 RESOURCES = {("trainer.kubeflow.org", "v1alpha1"): "trainjobs", ("jobset.x-k8s.io", "v1alpha2"): "jobsets"}
 NAMESPACE = "team"
@@ -126,17 +127,10 @@ class KubernetesServer:
         class Handler(_Handler):
             state = self
 
-        http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        http.daemon_threads = True
-        url = f"http://127.0.0.1:{http.server_port}"
-        write_kubeconfig(kubeconfig, url)
-        thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-        thread.start()
-        try:
+        with Server(Handler) as http:
+            url = f"http://127.0.0.1:{http.server_port}"
+            write_kubeconfig(kubeconfig, url)
             yield url
-        finally:
-            http.shutdown()
-            http.server_close()
 
 
 def write_kubeconfig(path: Path, url: str) -> None:
@@ -152,11 +146,9 @@ def write_kubeconfig(path: Path, url: str) -> None:
     path.write_text(yaml.safe_dump(config))
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _Handler(Quiet):
+    server: Server
     state: KubernetesServer
-
-    def log_message(self, *arguments: Any) -> None: ...
 
     def do_GET(self) -> None:
         url, query = urlsplit(self.path), parse_qs(urlsplit(self.path).query)
@@ -210,7 +202,7 @@ class _Handler(BaseHTTPRequestHandler):
         if plural and plural in self.state.installed and parts[3:6] == ["namespaces", NAMESPACE, plural]:
             return plural
         self.state.requests.append((self.command, self.path))
-        self._send(404, b"404 page not found\n", "text/plain")
+        self.answer(404, b"404 page not found\n", "text/plain")
         return None
 
     def _refused(self, verb: str, resource: str) -> bool:
@@ -256,7 +248,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._chunk(json.dumps({"type": "ERROR", "object": gone}) + "\n")
             return self._chunk("")
         sent = 0
-        while time.monotonic() < end:
+        while time.monotonic() < end and not self.server.closing:
             with self.state.changed:
                 new = [event for event in self.state.events if event[0] > since]
                 if not new:
@@ -277,7 +269,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _log(self, pod: str, query: dict[str, list[str]]) -> None:
         self._open("text/plain")
         sent = 0
-        while True:
+        while not self.server.closing:
             with self.state.changed:
                 lines, phase = self.state.logs[pod][sent:], self.state.pods[pod]["status"]["phase"]
                 if not lines and phase == "Running":
@@ -302,14 +294,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(code, {**body, "message": text, "details": {"name": name, "kind": resource}})
 
     def _answer(self, code: int, body: dict[str, Any] | None) -> None:
-        self._send(code, json.dumps(body).encode(), "application/json")
-
-    def _send(self, code: int, body: bytes, kind: str) -> None:
-        self.send_response(code)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+        self.answer(code, json.dumps(body).encode())
 
     def _open(self, kind: str = "application/json") -> None:
         self.send_response(200)

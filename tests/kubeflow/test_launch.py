@@ -138,14 +138,13 @@ def test_what_another_process_than_the_first_says_of_its_failure_is_shown(tmp_pa
 @pytest.mark.parametrize("processes", [1, 2])
 def test_sigterm_reaches_the_program_and_is_waited_for(processes: int, tiny_dataset: Path, tmp_path: Path) -> None:
     params = tiny_params()
-    params["teacher"] |= {"iterations": 100_000, "checkpoint_every": 100_000, "log_every": 1000}
+    params["teacher"] |= {"iterations": 100_000, "checkpoint_every": 100_000, "log_every": 1}
     path = write_params(tmp_path / "params.yaml", params)
     words = ["--params", path, "--dataset", tiny_dataset, "--out", tmp_path / "out", "--work", tmp_path / "work"]
     task = launching(processes, "train_teacher", *words)
     end = time.monotonic() + 120
-    while not list(tmp_path.glob("work/*/logs/*")) and time.monotonic() < end:
-        time.sleep(0.2)
-    time.sleep(1)
+    while not any(log.stat().st_size for log in tmp_path.glob("work/*/logs/*")) and time.monotonic() < end:
+        time.sleep(0.02)
     task.send_signal(signal.SIGTERM)
     out, err = task.communicate(timeout=120)
     assert task.returncode == 143, err

@@ -13,7 +13,6 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 from tests.pipelines import argo, native, openapi
+from tests.serving import Quiet, Server
 
 CODES = {400: 3, 401: 16, 403: 7, 404: 5, 409: 6, 500: 13, 501: 12, 503: 14}  # gRPC's, as its gateway maps them
 OVER = ("SUCCEEDED", "FAILED", "SKIPPED", "CANCELED")
@@ -82,19 +82,13 @@ class KFPServer:
         self._clock = 0
         server = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, format: str, *args: Any) -> None:
-                """Quiet."""
-
+        class Handler(Quiet):
             def _handle(self) -> None:
                 server.handle(self)
 
-            do_GET = do_POST = do_DELETE = _handle  # noqa: N815
+            do_GET = do_POST = do_DELETE = _handle
 
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._http.daemon_threads = True
+        self._http = Server(Handler)
         if certificate:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(certificate, key)
@@ -103,12 +97,11 @@ class KFPServer:
         self.url = f"{'https' if certificate else 'http'}://127.0.0.1:{self.port}"
 
     def __enter__(self) -> "KFPServer":
-        threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        self._http.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._http.shutdown()
-        self._http.server_close()
+    def __exit__(self, *exception: object) -> None:
+        self._http.__exit__(*exception)
 
     # What tests do
 
@@ -136,7 +129,7 @@ class KFPServer:
 
     # The protocol
 
-    def handle(self, http: BaseHTTPRequestHandler) -> None:
+    def handle(self, http: Quiet) -> None:
         """One request."""
         size = int(http.headers.get("Content-Length") or 0)
         raw = http.rfile.read(size)
@@ -164,12 +157,7 @@ class KFPServer:
             http.connection.close()
             http.close_connection = True
             return
-        data = text.encode()
-        http.send_response(status)
-        http.send_header("Content-Type", kind)
-        http.send_header("Content-Length", str(len(data)))
-        http.end_headers()
-        http.wfile.write(data)
+        http.answer(status, text.encode(), kind)
 
     def _answer(self, seen: Seen, fault: Fault | None) -> tuple[int, str, str]:
         if self.page is not None:

@@ -3,10 +3,8 @@
 import base64
 import json
 import subprocess
-import threading
 import time
 import urllib.parse
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import yaml
 
 from tests.pipelines.conftest import Verb, failed
 from tests.pipelines.kfp_server import KFPServer
+from tests.serving import Quiet, Server
 
 HEALTH = "/apis/v2beta1/healthz"
 RUNS = "/apis/v2beta1/runs"
@@ -193,7 +192,7 @@ def test_no_browser_is_opened(server: KFPServer, verb: Verb, monkeypatch: pytest
     failed(said, f"{server.url}: has no runs; `mcm pipeline submit` makes one")
 
 
-class _Google(BaseHTTPRequestHandler):
+class _Google(Quiet):
     """Where a service account's key is exchanged for an identity token, another one each time."""
 
     def do_POST(self) -> None:
@@ -205,25 +204,16 @@ class _Google(BaseHTTPRequestHandler):
         server.given.append(jwt(server.lasts + len(server.given)))
         server.accepted.clear()
         server.accepted.add(server.given[-1])
-        data = json.dumps({"id_token": server.given[-1]}).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Quiet."""
+        self.answer(200, json.dumps({"id_token": server.given[-1]}).encode())
 
 
 @pytest.mark.parametrize(("lasts", "renewed"), [(3600, False), (30, True)], ids=["lasting", "ending"])
 def test_a_google_identity_token_is_renewed_before_it_ends(
     server: KFPServer, verb: Verb, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lasts: int, renewed: bool
 ) -> None:
-    google: Any = HTTPServer(("127.0.0.1", 0), _Google)
+    google: Any = Server(_Google)
     google.given, google.lasts, google.accepted = [], lasts, set()
     server.tokens = google.accepted
-    threading.Thread(target=google.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     key = subprocess.run(("openssl", "genpkey", "-algorithm", "RSA"), capture_output=True, check=True, text=True).stdout
     account = {
         "type": "service_account",
@@ -233,9 +223,8 @@ def test_a_google_identity_token_is_renewed_before_it_ends(
     }
     (tmp_path / "key.json").write_text(json.dumps(account))
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "key.json"))
-    said = verb("status", "--host", server.url, "--audience", "client.apps.example")
-    google.shutdown()
-    google.server_close()
+    with google:
+        said = verb("status", "--host", server.url, "--audience", "client.apps.example")
     failed(said, f"{server.url}: has no runs; `mcm pipeline submit` makes one")
     assert (len(google.given) > 1) == renewed
 

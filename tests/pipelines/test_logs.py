@@ -3,7 +3,6 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from pipelines.stages import Row, rows
 from tests.pipelines.argo import State
 from tests.pipelines.conftest import Said, Verb
 from tests.pipelines.kfp_server import KFPServer
+from tests.serving import Quiet, serving
 
 STATES = {
     "plan": State("Succeeded"),
@@ -126,31 +126,22 @@ def test_following_all_stages_names_them(
     assert said.out == "plan | eight\nplan | students\n"
 
 
-class _Kubernetes(BaseHTTPRequestHandler):
+class _Kubernetes(Quiet):
     def do_GET(self) -> None:
         pod = self.path.split("/")[6]
         known = self.path == f"/api/v1/namespaces/team/pods/{pod}/log?container=main" and "impl" in pod
         data = b"from Kubernetes\n" if known else b'{"reason": "NotFound", "message": "pods not found"}'
-        self.send_response(200 if known else 404)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Quiet."""
+        self.answer(200 if known else 404, data)
 
 
 @pytest.fixture
 def kubernetes() -> Iterator[dict[str, object]]:
     """A kubeconfig of a Kubernetes that has the logs of the namespace `team`."""
-    http = HTTPServer(("127.0.0.1", 0), _Kubernetes)
-    threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    parts = {"cluster": {"server": f"http://127.0.0.1:{http.server_port}"}, "user": {}}
-    listed = {f"{kind}s": [{"name": "own", kind: value}] for kind, value in parts.items()}
-    context = [{"name": "own", "context": {"cluster": "own", "user": "own"}}]
-    yield {**listed, "contexts": context, "current-context": "own"}
-    http.shutdown()
-    http.server_close()
+    with serving(_Kubernetes) as url:
+        parts = {"cluster": {"server": url}, "user": {}}
+        listed = {f"{kind}s": [{"name": "own", kind: value}] for kind, value in parts.items()}
+        context = [{"name": "own", "context": {"cluster": "own", "user": "own"}}]
+        yield {**listed, "contexts": context, "current-context": "own"}
 
 
 def test_kubernetes_is_asked_where_the_host_has_no_logs(

@@ -33,20 +33,27 @@ def at(server: KFPServer, verb: Verb) -> Verb:
 
 
 @pytest.fixture
-def later() -> Iterator[Callable[..., None]]:
-    """Do things one after the other while a verb looks on."""
+def later(server: KFPServer, run: str) -> Iterator[Callable[..., None]]:
+    """Do things one after the other while a verb looks on, each once it has looked at what was before."""
     threads: list[threading.Thread] = []
+    over = threading.Event()
+
+    def looks() -> int:
+        return sum(seen.path == f"{RUNS}/{run}" for seen in server.seen)
 
     def start(*steps: Callable[[], Any]) -> None:
         def go() -> None:
             for step in steps:
-                time.sleep(0.3)
+                before = looks()
+                while looks() < before + 2 and not over.wait(0.01):
+                    pass
                 step()
 
         threads.append(threading.Thread(target=go))
         threads[-1].start()
 
     yield start
+    over.set()
     for thread in threads:
         thread.join()
 

