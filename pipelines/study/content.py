@@ -21,7 +21,6 @@ Facts = tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
 class Content:
     """Everything that a template sets; `about` and `notes` are Markdown."""
 
-    name: str
     title: str
     headline: str
     about: str

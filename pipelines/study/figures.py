@@ -24,12 +24,12 @@ NONE = "–"
 Place = dict[str, Any]  # values by dimension
 
 
-def _several(value: Any) -> Any:
+def _listed(value: Any) -> Any:
     """One name stands for a list of one."""
     return (value,) if isinstance(value, str) else value
 
 
-Names = Annotated[tuple[str, ...], BeforeValidator(_several)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 
 
 @dataclass(frozen=True, eq=False)

@@ -92,7 +92,6 @@ def _content(study: "Study", outcomes: Sequence[Outcome]) -> tuple[Figures, Cont
     where = f"{study.where}: plot"
     pictures = [grids(config, found, outcomes, where) for config in study.plots if config.kind == "pictures"]
     return found, Content(
-        name=study.name,
         title=study.title,
         headline=headline(found, checks),
         about=study.about,

@@ -167,6 +167,11 @@ class _Pool:
         return _Worker(process, ours, environment)
 
     def idle(self) -> list[_Worker]:
+        """Workers that wait for a job. One that died waiting failed none, and another starts."""
+        for place, worker in enumerate(self._workers):
+            if worker.job is None and not worker.process.is_alive():
+                worker.connection.close()
+                self._workers[place] = self._start(worker.environment)
         return [worker for worker in self._workers if worker.job is None]
 
     def at_work(self) -> list[Job]:

@@ -19,7 +19,7 @@ import torch
 import yaml
 
 from mcm.artifacts import read_config
-from pipelines.study import page, stages
+from pipelines.study import page, runner, stages
 from pipelines.study.commands.run import main
 from pipelines.study.jobs import distinct, plan
 from pipelines.study.results import outcomes
@@ -140,6 +140,19 @@ def test_nothing_is_trained_where_the_reference_cannot_be_had(
     assert left.value.code == 2
     assert "images; give at least 8" in capfd.readouterr().err
     assert not list(tmp_path.glob("work/state/*")) and not list(tmp_path.glob("work/store/teacher*"))
+
+
+def test_a_worker_that_dies_waiting_fails_no_job(tmp_path: Path) -> None:
+    study, store = read_study("exact", small.write_exact(tmp_path)), Store(tmp_path / "work")
+    job = next(iter(plan(study)[0].last.chain()))
+    with runner._Pool(store.work, runner.slots(1, "mixture"), 1) as pool:
+        (first,) = pool.idle()
+        first.process.kill()
+        first.process.join()
+        (second,) = pool.idle()
+        pool.give(second, job)
+        assert [(done.name, reply.status) for done, reply in pool.replies(None)] == [(job.name, "done")]
+    assert store.done(job)
 
 
 def kill_worker(store: Store, job: str) -> None:
