@@ -77,6 +77,13 @@ class GaussianMixture:
         """E||x||^2 over the data: that of the means and the trace of the covariances."""
         return float(self.weights @ (self.means.square().sum(dim=1) + self._variances.sum(dim=1)))
 
+    @property
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean `[D]` and covariance `[D, D]` of the data: within the components and between their means."""
+        mean = self.weights @ self.means
+        away = self.means - mean
+        return mean, torch.einsum("k,kij->ij", self.weights, self.covariances + away[:, :, None] * away[:, None, :])
+
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         """Draws of x, float64 `[count, D]`."""
         chosen = torch.multinomial(self.weights, count, replacement=True, generator=generator)

@@ -20,7 +20,7 @@ from mcm.data.stream import generator
 from mcm.denoiser import Predictor, guided, reads_end
 from mcm.errors import UserError
 from mcm.schedules import CosineSchedule, NoiseLevel, karras_grid, uniform_grid
-from mcm.steps import addim, ddim, ddpm, heun, noise, noise_ddim
+from mcm.steps import addim, addim_inner, ddim, ddpm, heun, noise, noise_ddim
 from mcm.training.devices import DEVICES
 
 INITIAL, STEP = 3, 4  # streams of a seed, beside DRAWS and ORDER of mcm.data.stream
@@ -42,6 +42,10 @@ def _ddim(z_t: Tensor, t: NoiseLevel, s: NoiseLevel, at: StepInputs) -> Tensor:
 
 def _addim(z_t: Tensor, t: NoiseLevel, s: NoiseLevel, at: StepInputs) -> Tensor:
     return addim(at.predict(z_t, t), z_t, t, s, at.x_var())
+
+
+def _addim_inner(z_t: Tensor, t: NoiseLevel, s: NoiseLevel, at: StepInputs) -> Tensor:
+    return addim_inner(at.predict(z_t, t), z_t, t, s, at.x_var())
 
 
 def _ddpm(z_t: Tensor, t: NoiseLevel, s: NoiseLevel, at: StepInputs) -> Tensor:
@@ -79,6 +83,7 @@ class Sampler:
 SAMPLERS: dict[str, Sampler] = {
     "ddim": Sampler(_ddim),  # Eq. 4, Alg. 2
     "addim": Sampler(_addim, reads_x_var=True),  # Eq. 14, Alg. 3
+    "addim_inner": Sampler(_addim_inner, reads_x_var=True),  # the last step DDIM's: studies/exact-addim.yaml
     "ddpm": Sampler(_ddpm),  # ancestral, Eq. 1
     "noise_ddim": Sampler(_noise_ddim, reads_x_var=True),  # App. A.4
     "heun": Sampler(_heun, evaluations=lambda steps: 2 * steps - 1),  # Karras et al. 2022, Alg. 1

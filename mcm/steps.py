@@ -64,6 +64,14 @@ def addim(x_hat: Tensor, z_t: Tensor, t: NoiseLevel, s: NoiseLevel, x_var: Tenso
     return ddim(x_hat, z_t, t, s) + per_image(inflated - s.sigma, z_t) * eps_hat
 
 
+def addim_inner(x_hat: Tensor, z_t: Tensor, t: NoiseLevel, s: NoiseLevel, x_var: Tensor) -> Tensor:
+    """aDDIM between two levels of noise, and DDIM in the step to the data (s = 0). Not in the paper.
+
+    At s = 0 the adjustment has no noise to hide in: all of x_var stands on the sample, in the direction of eps_hat.
+    """
+    return addim(x_hat, z_t, t, s, torch.where(s.sigma > 0, x_var, 0.0))
+
+
 def ddpm(x_hat: Tensor, z_t: Tensor, t: NoiseLevel, s: NoiseLevel, draw: Tensor) -> Tensor:
     """Ancestral DDPM: a draw from q(z_s | z_t, x = x_hat) (Eq. 1). `draw` is standard normal, of z_t's shape."""
     snr_ratio = torch.exp(t.logsnr - s.logsnr)  # SNR(t) / SNR(s); 0 at s = 0 and at t = 1

@@ -115,6 +115,7 @@ ROOMS: dict[str, dict[str, str]] = {
         "denoiser": "what is sampled",
         "methods": "the start's method, batches and draws",
         "samplers": "of the teacher and of students",
+        "evaluation": "the Fréchet distance",
         "variance": "the teacher's own",
         "data.stream": "the keyed generator",
         "errors": "bad input",

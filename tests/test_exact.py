@@ -96,6 +96,17 @@ def test_figures_tell_what_is_wrong_with_samples(known: Truth):
         known.metrics(known.z_0 / 0)
 
 
+def test_the_frechet_distance_knows_the_mixture_and_not_its_draws(known: Truth):
+    mean, covariance = known.mixture.moments
+    points = known.mixture.sample(200_000, keyed(3, 1))
+    assert torch.allclose(points.mean(dim=0), mean, atol=0.01) and torch.allclose(points.T.cov(), covariance, atol=0.01)
+    assert known.mixture.mean_norm_sq == pytest.approx((mean.square().sum() + covariance.trace()).item())
+    assert known.frechet(points) < 1e-4 < known.about["noise_floor_frechet"] == known.frechet(known.data)
+    shift = torch.tensor([0.6, -0.8])
+    assert known.frechet(points + shift) == pytest.approx(1, abs=0.02)  # squared, as FID is
+    assert known.frechet(known.data.flip(0)) == pytest.approx(known.frechet(known.data), rel=1e-9)
+
+
 def test_truth_is_a_function_of_its_seed(known: Truth):
     truth.cache_clear()
     again, other = truth(RINGS, 0, 400, 64), truth(RINGS, 1, 400, 64)
@@ -226,7 +237,7 @@ def test_every_method_makes_a_student_that_can_be_measured(method: str, start: P
     stage.measure(params, tmp_path / "student", None, tmp_path / "measured")
     made = json.loads((tmp_path / "measured" / "metrics.json").read_text())
     assert (made["row"], made["nfe"]) == ("ddim-1", 1)
-    assert set(made["metrics"]) == {"flow_rmse", "w2", "norm_ratio", "norm_sq"}
+    assert tuple(made["metrics"]) == Truth.METRICS
     assert np.load(tmp_path / "measured" / "points.npy").shape == (20, 2)
     assert np.load(tmp_path / "measured" / "trajectories.npy").shape == (33, 4, 2)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mcm.schedules import NoiseLevel, cosine, interpolated
-from mcm.steps import addim, ddim, ddpm, eps_from_x, heun, inv_ddim, noise, noise_ddim, norm_sq, x_from_v
+from mcm.steps import addim, addim_inner, ddim, ddpm, eps_from_x, heun, inv_ddim, noise, noise_ddim, norm_sq, x_from_v
 
 SCHEDULE = interpolated(64, 32, 64)
 BATCH = 16
@@ -88,6 +88,15 @@ def test_addim_without_any_predicted_noise_is_ddim(x_var):
     z_t = t.alpha.float() * x
     assert (eps_from_x(x, z_t, t) == 0).all()
     assert torch.equal(addim(x, z_t, t, s, torch.tensor([x_var])), ddim(x, z_t, t, s))
+
+
+@pytest.mark.parametrize(("t", "s"), pairs(6))
+def test_inner_addim_adjusts_all_steps_but_those_to_the_data(t, s, images):
+    x, z_t = images
+    arguments = x, z_t, level(t), level(s)
+    adjusted, x_var = addim(*arguments, torch.full((BATCH,), 0.1)), torch.full((BATCH,), 0.1)
+    assert torch.equal(addim_inner(*arguments, x_var), ddim(*arguments) if s == 0 else adjusted)
+    assert not torch.equal(ddim(*arguments), adjusted)
 
 
 def test_addim_treats_every_image_of_a_batch_alone(images):

@@ -25,7 +25,9 @@ def main(argv: list[str] | None = None) -> None:
     measure = verbs.add_parser("measure", help="compare samples with the truth")
     measure.add_argument("--student", type=Path, help="folder made by student (default: the exact teacher)")
     measure.add_argument(
-        "--sampler", help="ddim, addim, ddpm, noise_ddim, heun or consistency (default: of a student DDIM at its steps)"
+        "--sampler",
+        help="ddim, addim, addim_inner, ddpm, noise_ddim, heun or consistency "
+        "(default: of a student DDIM at its steps)",
     )
     measure.add_argument("--steps", type=int, default=64, help="of --sampler")
     measure.add_argument("--x-var", default="table", help="of --sampler: table (measured), analytic or exact")

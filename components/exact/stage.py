@@ -25,7 +25,7 @@ from mcm.errors import UserError
 from mcm.exact.start import Imitation
 from mcm.exact.stream import MixtureStream
 from mcm.exact.teacher import MixtureSampler, sample_teacher, step_noise, trajectories, x_var_table
-from mcm.exact.truth import SCHEDULE, truth
+from mcm.exact.truth import SCHEDULE, Truth, truth
 from mcm.methods.interface import Method
 from mcm.methods.recipe import Setting
 from mcm.mixtures import mixture
@@ -68,7 +68,8 @@ def measure_identity(params: Params, sampler: Mapping[str, Any] | None) -> dict[
     """What the bytes of `measure` are a function of, beside the student; `sampler` None is for a student."""
     exact = _exact(params)
     own = None if sampler is None else MixtureSampler.parse(sampler, "sampler").resolved()
-    return {"mixture": exact.mixture, "sampler": own, "evaluation": exact.evaluation.resolved()}
+    evaluation = exact.evaluation.resolved()
+    return {"mixture": exact.mixture, "sampler": own, "evaluation": evaluation, "metrics": list(Truth.METRICS)}
 
 
 def make_start(params: Params, out: Path, work: Path) -> None:

@@ -26,7 +26,14 @@ from mcm.variance import XVarTable
 
 STUDENT = re.compile(r"([a-z][a-z0-9_]*)-([1-9][0-9]*)")
 METHODS = {name: recipe.title for name, recipe in RECIPES.items()}
-SAMPLERS = {"addim": "aDDIM", "ddim": "DDIM", "ddpm": "DDPM", "noise_ddim": "noise-DDIM", "heun": "Heun"}
+SAMPLERS = {
+    "addim": "aDDIM",
+    "addim_inner": "aDDIM, inner steps",
+    "ddim": "DDIM",
+    "ddpm": "DDPM",
+    "noise_ddim": "noise-DDIM",
+    "heun": "Heun",
+}
 EVALUATE = "run the evaluate stage for it"
 
 

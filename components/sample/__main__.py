@@ -19,7 +19,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--out", type=location, default=Path("samples.png"), help="a picture (one grid) or a folder (PNGs)"
     )
-    parser.add_argument("--sampler", default="ddim", help="ddim, addim, ddpm, noise_ddim, heun or consistency")
+    samplers = "ddim, addim, addim_inner, ddpm, noise_ddim, heun or consistency"
+    parser.add_argument("--sampler", default="ddim", help=samplers)
     parser.add_argument("--grid", default="uniform", help="times: uniform on the noise schedule, or karras")
     parser.add_argument("--guidance", type=float, default=0.0, help="x_cond + g (x_cond - x_uncond)")
     parser.add_argument("--variance", type=location, help="folder made by variance; default is the analytic x_var")

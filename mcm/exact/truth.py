@@ -3,12 +3,15 @@
 import functools
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from mcm.errors import UserError
+from mcm.evaluation.metrics import frechet_distance
+from mcm.evaluation.statistics import Moments
 from mcm.exact.stream import DATA, NOISE, keyed
 from mcm.mixtures import GaussianMixture, mixture
 from mcm.schedules import NoiseLevel, cosine
@@ -42,11 +45,14 @@ class Truth:
     flow_error: float  # how far z_0 is from that of half the integration steps, which is more than its own error
     w2_floor: float  # between `data` and another such draw
 
+    METRICS: ClassVar = ("flow_rmse", "w2", "frechet", "norm_ratio", "norm_sq")
+
     def metrics(self, points: Tensor) -> dict[str, float]:
         """Figures of samples `[N, D]` that were made from z_1.
 
         - `flow_rmse`: error to the exact map of the same noise, per value;
         - `w2`: Wasserstein-2 distance to the data; `w2_floor` is what the data itself has;
+        - `frechet`: Fréchet distance to the mixture, from its own mean and covariance: what FID is of features;
         - `norm_sq`: mean ||z_0||^2;
         - `norm_ratio`: the same over E||x||^2, which is known. The exact map of the same noise has that expectation
           too, so how its mean falls out is taken off.
@@ -57,9 +63,16 @@ class Truth:
         return {
             "flow_rmse": rmse(points, self.z_0),
             "w2": wasserstein(points, self.data),
+            "frechet": self.frechet(points),
             "norm_ratio": 1 + (norm - exact) / self.mixture.mean_norm_sq,
             "norm_sq": norm,
         }
+
+    def frechet(self, points: Tensor) -> float:
+        """Fréchet distance of points `[N, D]` to the mixture."""
+        of_points = Moments(self.mixture.dimensions)
+        of_points.update(points)
+        return frechet_distance(*self.mixture.moments, of_points.mean, of_points.covariance)
 
     def shown(self, count: int) -> Tensor:
         """Noise `[count, D]` to draw the ways of: the first of z_1, and on a line quantiles, which lie evenly."""
@@ -74,6 +87,7 @@ class Truth:
             "samples": len(self.z_1),
             "reference_samples": len(self.data),
             "noise_floor_w2": self.w2_floor,
+            "noise_floor_frechet": self.frechet(self.data),
             "noise_floor_flow_rmse": self.flow_error,
             "norm_sq_data": self.mixture.mean_norm_sq,
         }

@@ -16,7 +16,7 @@ from mcm.methods.interface import Batch, Draws, uniform_integer
 from mcm.methods.losses import DISTANCES
 from mcm.methods.recipe import Recipe, Setting
 from mcm.schedules import NoiseLevel
-from mcm.steps import addim, ddim, inv_ddim, noise, norm_sq, per_image
+from mcm.steps import addim, addim_inner, ddim, inv_ddim, noise, norm_sq, per_image
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,8 @@ class Consistency:
     def teach(self, batch: Batch, z_t: Tensor, t: NoiseLevel, s: NoiseLevel) -> Tensor:
         """Alg. 1, the teacher's step: `z_s = aDDIM_{t->s}(x_teacher, z_t, x_var)`, without graph.
 
-        With `teacher_step` "midpoint" it is of second order, by a second evaluation; no x_var is left to restore.
+        With `teacher_step` "addim_inner" its steps to the data are DDIM's. With "midpoint" it is of second order, by a
+        second evaluation; no x_var is left to restore.
         """
         if self.teacher is None:
             return ddim(batch.images, z_t, t, s)  # x_var = ||x - x||^2 = 0
@@ -98,7 +99,7 @@ class Consistency:
                 z_middle = ddim(x_teacher, z_t, t, middle)
                 return midpoint(x_teacher, self._ask(self.teacher, batch, z_middle, middle)[1], z_t, t, middle, s)
             x_var = self.x_var_frac * norm_sq(x_cond - batch.images) / x_cond[0].numel()
-            return addim(x_teacher, z_t, t, s, x_var)
+            return (addim_inner if self.teacher_step == "addim_inner" else addim)(x_teacher, z_t, t, s, x_var)
 
     def _ask(self, teacher: Predictor, batch: Batch, z_t: Tensor, t: NoiseLevel) -> tuple[Tensor, Tensor]:
         """What the teacher predicts for the class, and with guidance."""
@@ -199,10 +200,11 @@ class ConsistencyRecipe(Recipe, Annealed):
     x_var_frac: float = Field(0.75, ge=0)
     huber_epsilon: float = Field(1e-4, gt=0)
     distance: Literal["pseudo_huber", "squared", "weighted_norm"] = "pseudo_huber"
-    teacher_step: Literal["addim", "midpoint"] = Field(
+    teacher_step: Literal["addim", "addim_inner", "midpoint"] = Field(
         "addim",
         exclude_if=lambda step: step == "addim",
-        description="midpoint: of second order, with two evaluations of the teacher and no x_var; cd only",
+        description="addim_inner: aDDIM, but DDIM where a step ends at the data; midpoint: of second order, with two "
+        "evaluations of the teacher and no x_var; cd only",
     )
 
     def check(self, student_steps: int) -> None:

@@ -30,6 +30,7 @@ METRICS = {
     "recall": Metric("recall", "greater", of_features=True),
     "flow_rmse": Metric("error to the exact flow (RMSE)", kind="mixture"),
     "w2": Metric("Wasserstein-2 distance to the data", kind="mixture", floor=True),
+    "frechet": Metric("Fréchet distance to the data", kind="mixture", floor=True),
     "norm_ratio": Metric("squared norm over the exact one", 1.0, kind="mixture"),
     "norm_sq": Metric("mean squared norm", None, kind="mixture"),
 }

@@ -1,4 +1,4 @@
-"""The teacher's step of second order: its accuracy, what it asks, and that nothing changes where it is not chosen."""
+"""The teacher's steps beside the paper's: of second order, and inner ones; nothing changes where none is chosen."""
 
 import pytest
 import torch
@@ -9,6 +9,7 @@ from mcm.methods.consistency import Consistency, TeacherSteps, halfway
 from mcm.methods.interface import Batch
 from mcm.mixtures import GaussianMixture
 from mcm.schedules import cosine, interpolated
+from mcm.steps import addim, ddim, norm_sq
 
 BATCH, NULL = 16, 10
 COMMON = {"iterations": 1, "batch_size": 1, "learning_rate": 1e-3}
@@ -93,6 +94,17 @@ def test_halfway_is_a_level_between_both_and_finite_at_the_ends(schedule, t, s):
 def test_the_whole_step_is_finite_from_noise_to_data(batch):
     method = consistency(lambda z, t, labels: 0.5 * z, teacher_step="midpoint")
     assert method.teach(batch, batch.images, levels(1.0), levels(0.0)).isfinite().all()
+
+
+@pytest.mark.parametrize(("end", "step"), [(0.0, ddim), (0.25, addim)], ids=["to the data", "between levels"])
+def test_inner_steps_alone_are_adjusted(batch, end, step):
+    def teacher(z_t, t, labels):
+        return 0.5 * z_t
+
+    z_t, t, s = batch.images, levels(0.5), levels(end)
+    x_var = 0.75 * norm_sq(0.5 * z_t - batch.images) / z_t[0].numel()
+    expected = step(0.5 * z_t, z_t, t, s, *([x_var] if step is addim else []))
+    assert torch.equal(consistency(teacher, teacher_step="addim_inner").teach(batch, z_t, t, s), expected)
 
 
 def test_the_default_is_addim_and_leaves_no_key_in_a_configuration():

@@ -94,7 +94,15 @@ def test_what_a_solver_adds_is_not_called_a_noise_floor() -> None:
 
 
 def test_metrics_know_which_way_is_better() -> None:
-    better = {"fid": (1, 2), "kid": (1, 2), "precision": (2, 1), "recall": (2, 1), "flow_rmse": (1, 2), "w2": (1, 2)}
+    better = {
+        "fid": (1, 2),
+        "kid": (1, 2),
+        "precision": (2, 1),
+        "recall": (2, 1),
+        "flow_rmse": (1, 2),
+        "w2": (1, 2),
+        "frechet": (1, 2),
+    }
     for name, (good, bad) in {**better, "norm_ratio": (0.95, 1.2)}.items():
         assert METRICS[name].loss(good) < METRICS[name].loss(bad), name
     assert METRICS["norm_ratio"].loss(1.1) < METRICS["norm_ratio"].loss(0.8), "both sides of 1 are off"
