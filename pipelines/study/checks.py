@@ -2,17 +2,18 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import pandas as pd
 from pydantic import Field, model_validator
 from scipy.special import stdtr
 
 from components.report.compare import evaluations
 from mcm.config import Config
 from mcm.errors import UserError
-from pipelines.study.figures import NONE, Figures, at, in_steps
+from pipelines.study.figures import NONE, PLACE, Figures, at, in_steps
 from pipelines.study.tables import number, spread
 
 LEVEL = 0.05  # of p: a difference whose p is no less lies within the spread
@@ -84,14 +85,17 @@ class CheckConfig(Config):
         return self
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Side:
-    """One side of a claim: its mean, sample standard deviation and number of seeds, and how it is printed."""
+    """One side of a claim: its figures by seed, and how they are printed."""
 
-    mean: float | None
-    deviation: float
-    seeds: int
+    values: pd.Series
     text: str
+
+    @property
+    def mean(self) -> float | None:
+        """Over seeds; None where there is none."""
+        return float(self.values.mean()) if len(self.values) else None
 
 
 @dataclass(frozen=True)
@@ -181,7 +185,7 @@ def _results(config: CheckConfig, found: Figures, base: str) -> Iterator[Result]
             side = _side(found, base, near.series, near.metric, steps)
             margin = None if side.mean is None else near.tolerance - abs(side.mean - near.value)
             relation = f"within {near.tolerance:g} of"
-            p = _p(margin, [(side, 1.0)])
+            p = _p(margin, side.values)
             yield Result(f"{place}{in_steps(steps)}", side.text, relation, f"{near.value:g}", margin, p)
     else:
         pair: Any = config.within or config
@@ -202,23 +206,29 @@ def _results(config: CheckConfig, found: Figures, base: str) -> Iterator[Result]
 
 
 def _result(place: str, left: Side, relation: str, right: Side, factor: float = 1.0, sign: int = 1) -> Result:
-    """`left` below `factor` times `right` (above it where `sign` is -1), seeds of both sides being independent."""
+    """`left` below `factor` times `right` (above it where `sign` is -1)."""
     margin = None
     if left.mean is not None and right.mean is not None:
         margin = sign * (factor * right.mean - left.mean)
-    return Result(place, left.text, relation, right.text, margin, _p(margin, [(left, 1.0), (right, factor)]))
+    ours, theirs = left.values, factor * right.values
+    paired = set(ours.index) == set(theirs.index)
+    p = _p(margin, theirs - ours) if paired else _p(margin, ours, theirs)
+    return Result(place, left.text, relation, right.text, margin, p)
 
 
-def _p(margin: float | None, sides: Sequence[tuple[Side, float]]) -> float | None:
-    """Two-sided p of a margin between the sides, each times its factor: Welch's t-test of two, Student's of one.
+def _p(margin: float | None, *samples: pd.Series) -> float | None:
+    """Two-sided p of a margin that is a sum or difference of the means of independent samples: Student's t-test of one,
+    Welch's of two.
 
-    Degrees of freedom are those of Welch (1947) and Satterthwaite (1946), which of one side are its seeds less one.
+    Sides with the same seeds are one sample, of their differences by seed: a seed gives every row the same images and
+    noise, so that most of its luck is that of both sides. Degrees of freedom are those of Welch (1947) and
+    Satterthwaite (1946), which of one sample are its size less one.
     """
-    if margin is None or any(side.seeds < 2 for side, _ in sides):
+    if margin is None or any(len(values) < 2 for values in samples):
         return None
-    shares = [((factor * side.deviation) ** 2 / side.seeds, side.seeds - 1) for side, factor in sides]
+    shares = [(values.var(ddof=1) / len(values), len(values) - 1) for values in samples]
     variance = sum(share for share, _ in shares)
-    if not variance:  # all seeds of a side came to the same
+    if not variance:  # all seeds came to the same
         return 0.0 if margin else 1.0
     freedom = variance**2 / sum(share**2 / free for share, free in shares)
     return float(2 * stdtr(freedom, -abs(margin) / math.sqrt(variance)))
@@ -228,9 +238,10 @@ def _side(found: Figures, base: str, series: str, name: str, value: int, along: 
     rows = at(found.summary, {"base": base, "series": series, "metric": name, along: value})
     rows = rows[rows["n"] > 0]
     if rows.empty:
-        return Side(None, math.nan, 0, f"{series} {NONE}")
+        return Side(pd.Series(dtype=float), f"{series} {NONE}")
     row = rows.iloc[0]  # a study has one row of a series and steps
-    return Side(float(row["mean"]), float(row["std"]), int(row["n"]), f"{series} {spread(row)}")
+    seeds = at(found.results, {key: row[key] for key in PLACE}).set_index("seed")[name]
+    return Side(seeds.dropna().astype(float), f"{series} {spread(row)}")
 
 
 def _steps(found: Figures, base: str, series: str, along: str = "steps") -> tuple[int, ...]:

@@ -33,9 +33,10 @@ class Content:
     facts: Facts
     rule: str = (
         f"The means decide whether a claim is met where p < {LEVEL:g}, and else it is within the spread; where a side "
-        "has one seed the spread is unknown, and the means decide. p is two-sided: Welch's t-test of the two sides, "
-        "whose seeds are independent; against a number, Student's t-test of the mean and the nearer end of what is "
-        f"allowed. Each comparison stands for itself: by chance one in {1 / LEVEL:.0f} has p < {LEVEL:g}."
+        "has one seed the spread is unknown, and the means decide. p is two-sided: Student's t-test of the differences "
+        "by seed, since a seed gives both sides the same images and noise; Welch's t-test where the sides have other "
+        "seeds; against a number, Student's of the mean and the nearer end of what is allowed. Each comparison stands "
+        f"for itself: by chance one in {1 / LEVEL:.0f} has p < {LEVEL:g}."
     )
 
 

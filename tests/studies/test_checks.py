@@ -1,7 +1,5 @@
 """Claims are met, not met or within the spread, by means and p as another library has it."""
 
-import math
-
 import pytest
 from scipy import stats
 
@@ -16,18 +14,18 @@ def verdicts(found=None, **keys):
     return checked.verdict, [result.verdict for result in checked.results]
 
 
-def test_p_is_of_welchs_test_and_a_claim_is_met_below_its_level():
+def test_p_is_of_the_differences_by_seed_and_a_claim_is_met_below_its_level():
     checked = check(CheckConfig(claim="c", left="CD", right="CT", metric="fid", at=(4,)), gathered(), "here")
     (result,) = checked.results
     assert result.margin == pytest.approx(5)  # 20 / 4 against 40 / 4
-    expected = stats.ttest_ind([14, 15, 16], [19, 20, 21], equal_var=False).pvalue
+    expected = stats.ttest_rel([14, 15, 16], [21, 19, 20]).pvalue
     assert result.p == pytest.approx(expected) and result.p_text == f"{expected:.2g}"
     assert (result.left, result.relation, result.right) == ("CD 15.0 ± 1.0", "less than", "CT 20.0 ± 1.0")
     assert checked.verdict == "met"
 
 
 @pytest.mark.parametrize("factor", [1.0, 1.5])
-def test_seeds_and_deviations_of_the_sides_may_differ(factor):
+def test_sides_of_other_seeds_are_independent_and_p_is_of_welchs_test(factor):
     left, right = [10.0, 10.5, 10.2], [14.0, 9.0, 15.0, 11.0, 13.0]
     found = figures(
         [
@@ -43,12 +41,16 @@ def test_seeds_and_deviations_of_the_sides_may_differ(factor):
     assert result.verdict == ("within the spread" if factor == 1 else "met")
 
 
-def test_two_standard_errors_of_three_seeds_are_not_enough():
+def test_two_standard_errors_of_three_differences_are_not_enough():  # which are 3, 3 and 0
     found = figures(
-        [outcome(name, 1, seed, 10 + off + seed) for name, off in (("CD", 0), ("CT", 2)) for seed in range(3)]
+        [
+            outcome(name, 1, seed, fid)
+            for name, fids in (("CD", (10, 11, 12)), ("CT", (13, 14, 12)))
+            for seed, fid in enumerate(fids)
+        ]
     )
     (result,) = check(CheckConfig(claim="c", left="CD", right="CT", metric="fid"), found, "here").results
-    assert result.margin / math.sqrt(2 / 3) > 2 and result.p == pytest.approx(0.0705, rel=1e-2)
+    assert result.margin == 2 and result.p == pytest.approx(0.184, rel=1e-2)
     assert result.verdict == "within the spread"
 
 
@@ -62,7 +64,7 @@ def test_seeds_that_all_come_to_the_same_are_sure():
 
 def test_a_claim_that_is_false_is_not_met_and_one_too_close_is_within_the_spread():
     assert verdicts(left="CT", right="CD", metric="fid", at=(1, 4)) == ("not met", ["not met", "not met"])
-    # 1.25 apart at 8 steps: 1.5 standard errors, p 0.2
+    # 1.25 apart at 8 steps: 1.25 standard errors, p 0.34
     assert verdicts(left="CD", right="PD", metric="fid", at=(1, 8)) == (
         "within the spread",
         ["met", "within the spread"],

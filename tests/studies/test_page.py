@@ -23,7 +23,7 @@ KEYS = {
     "table": [{"series": [*FID], "reference": TEACHER, "over": TEACHER}],
     "plots": [{"name": "fid"}, {"name": "bars", "kind": "bars", "metric": "recall"}],
     "paper": [{"table": "table1", "dataset": "imagenet64", "size": "small", "series": {"CD": "CD", TEACHER: "aDDIM"}}],
-    "checks": [{"claim": "CD beats CT", "left": "CD", "right": "CT", "metric": "fid"}],
+    "checks": [{"claim": "CD beats CT", "left": "CD", "right": "CT", "metric": "fid", "at": [1, 2, 4]}],
     "notes": "Because **so**.",
 }
 
@@ -78,8 +78,8 @@ def test_each_place_of_a_claim_has_its_own_verdict(tmp_path: Path):
     claim = {"claim": "CD beats PD", "left": "CD", "right": "PD", "metric": "fid", "at": [1, 8]}
     write(study(checks=[claim]), outcomes(), tmp_path)
     html, text = (tmp_path / "index.html").read_text(), (tmp_path / "README.md").read_text()
-    assert re.search(r"\| 1 step \| CD 30.0 ± 1.0 \| less than \| PD 40.0 ± 1.0 \| &lt; 0.001 \| met \|", text)
-    assert re.search(r"\| 8 steps \| CD 12.5 ± 1.0 \| less than \| PD 13.8 ± 1.0 \| 0.20 \| within the spread \|", text)
+    assert re.search(r"\| 1 step \| CD 30.0 ± 1.0 \| less than \| PD 40.0 ± 1.0 \| 0.0099 \| met \|", text)
+    assert re.search(r"\| 8 steps \| CD 12.5 ± 1.0 \| less than \| PD 13.8 ± 1.0 \| 0.34 \| within the spread \|", text)
     assert "CD 12.5\u00a0±\u00a01.0" in html, "a line never breaks in a figure"
     assert "p &lt; 0.05" in html and "p &lt; 0.05" in text
     assert re.findall(r'<td class="text (.*?)">(.*?)</td></tr>', html) == [

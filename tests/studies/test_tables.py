@@ -105,7 +105,7 @@ def test_missing_rows_are_dashes_and_seeds_that_are_there_are_counted():
     found = gathered(missing=missing)
     shown = texts(STUDENTS, found)
     assert shown["2", "CD"] == "–"
-    assert shown["4", "PD"] == "17.5 ± 1.4 (n = 2)"
+    assert shown["4", "PD"] == "17.0 ± 0.7 (n = 2)"
     assert found.missing == 4
 
 
