@@ -321,6 +321,12 @@ def test_identities_hold_what_a_job_reads_and_nothing_else():
     assert stage.measure_identity(params, None) != stage.measure_identity(params, {"name": "ddim", "steps": 1})
 
 
+def test_a_measurement_that_lacks_a_figure_is_another_one(monkeypatch: pytest.MonkeyPatch):
+    before = stage.measure_identity(tiny(), None)
+    monkeypatch.setattr(Truth, "METRICS", (*Truth.METRICS, "another"))
+    assert stage.measure_identity(tiny(), None) != before
+
+
 def test_bad_input_is_one_line(start: Path, tmp_path: Path):
     def with_mixture(name: str) -> dict[str, Any]:
         params = copy.deepcopy(tiny())
