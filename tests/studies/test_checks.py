@@ -41,7 +41,8 @@ def test_sides_of_other_seeds_are_independent_and_p_is_of_welchs_test(factor):
     assert result.verdict == ("within the spread" if factor == 1 else "met")
 
 
-def test_two_standard_errors_of_three_differences_are_not_enough():  # which are 3, 3 and 0
+def test_two_standard_errors_of_three_differences_are_not_enough():
+    """Which are 3, 3 and 0."""
     found = figures(
         [
             outcome(name, 1, seed, fid)
